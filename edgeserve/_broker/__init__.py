@@ -1,0 +1,1 @@
+"""Brokers, and what operators put on top of them."""

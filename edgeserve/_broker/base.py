@@ -1,0 +1,171 @@
+"""What a broker does for the operators: connect, send with confirmation, receive with a time-out, acknowledge.
+
+Two implementations (`pulsar`, `local`) and one conformance suite (tests/broker). Nothing here knows of
+examples, joins or gates: a broker moves messages.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from edgeserve.errors import BrokerError
+
+# What Apache Pulsar takes unless its `maxMessageSize` says otherwise, less room for a message's own metadata;
+# the local broker has the same limit, so that a pipeline which runs on one runs on the other.
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024 - 10 * 1024
+
+
+class Share(enum.Enum):
+    """How the consumers of one subscription divide its messages."""
+
+    MESSAGE = "message"
+    """Each message goes to one of the consumers, whichever is free."""
+    STANDBY = "standby"
+    """One consumer is active and has everything, in order; the others stand by and take over when it goes."""
+    KEY = "key"
+    """All messages with one key go to one consumer, over all topics of the subscription."""
+
+
+class Message(NamedTuple):
+    """A message to send.
+
+    Attributes:
+        payload: Its bytes.
+        event_ms: Its capture time, ms since the epoch, greater than 0; None if it has none.
+        key: What `Share.KEY` shares by; None for no key.
+        properties: Small marks that travel beside the payload.
+    """
+
+    payload: bytes
+    event_ms: int | None = None
+    key: str | None = None
+    properties: Mapping[str, str] = {}
+
+
+class Delivery(NamedTuple):
+    """A message that arrived.
+
+    Attributes:
+        handle: What `Consumer.acknowledge` needs; opaque.
+        topic: The topic as the consumer named it.
+        message_id: The broker's own id of the message, the same at each redelivery; for people and dead letters.
+        payload: Its bytes.
+        event_ms: Its capture time; None if the sender gave none.
+        publish_ms: When it was sent, ms since the epoch.
+        key: Its key, or None.
+        properties: What its sender marked it with.
+    """
+
+    handle: Any
+    topic: str
+    message_id: str
+    payload: bytes
+    event_ms: int | None
+    publish_ms: int
+    key: str | None
+    properties: Mapping[str, str]
+
+
+class SubscriptionInfo(NamedTuple):
+    """One subscription of a topic: how many messages and bytes it has not acknowledged, and its live consumers.
+
+    `backlog_bytes` is None where the broker does not say.
+    """
+
+    name: str
+    backlog_messages: int
+    backlog_bytes: int | None
+    consumers: int
+
+
+class TopicInfo(NamedTuple):
+    """One topic: what it stores now, and its subscriptions."""
+
+    name: str
+    messages: int | None
+    size_bytes: int
+    subscriptions: Sequence[SubscriptionInfo]
+
+
+Confirmed = Callable[[BrokerError | None], None]
+"""Called once for each send, on a thread of the broker's, in the order of the sends: with None when the message is
+stored, else with what went wrong. It may acknowledge; it must neither send nor block."""
+
+
+class Producer(Protocol):
+    """Sends to one topic, in order. Safe to use from several threads."""
+
+    def send(self, message: Message, confirmed: Confirmed) -> None:
+        """Hand over one message and return at once; `confirmed` is called later.
+
+        The caller bounds what is in flight.
+
+        Raises:
+            PayloadTooLarge: The payload is over the broker's limit; `confirmed` is not called.
+            BrokerError: The producer is closed.
+        """
+
+    def close(self, timeout_ms: int) -> None:
+        """Wait until everything is confirmed, at most `timeout_ms`; what is not is confirmed with a DeliveryError."""
+
+
+class Consumer(Protocol):
+    """Receives for one subscription over one or more topics."""
+
+    @property
+    def is_active(self) -> bool:
+        """False while it stands by (`Share.STANDBY`) and another consumer has the subscription."""
+
+    def receive(self, timeout_ms: int) -> Sequence[Delivery]:
+        """What has arrived, at least one message, in order; nothing if none came within `timeout_ms`.
+
+        Raises:
+            BrokerError: The consumer is closed, or the broker refuses it for good.
+        """
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Mark messages as done, in any order; they are not delivered again. Does not block.
+
+        Safe to use from any thread, a `Confirmed` callback included; does nothing on a closed consumer.
+        """
+
+    def close(self) -> None:
+        """Carry out pending acknowledgements and leave; what is unacknowledged goes to the next consumer."""
+
+
+class Connection(Protocol):
+    """One connection to a broker, shared by the operators of a process that name the same address."""
+
+    def producer(self, topic: str) -> Producer:
+        """A new producer; the topic is made if need be.
+
+        Raises:
+            UsageError: The broker refuses the topic's name.
+            BrokerUnreachable, BrokerError: As they say.
+        """
+
+    def consumer(self, topics: Sequence[str], subscription: str, share: Share, queue_size: int) -> Consumer:
+        """A new consumer of a durable subscription, which starts at the earliest message stored.
+
+        `queue_size` bounds the messages that are fetched ahead. With `Share.STANDBY` it returns at once, active
+        or not.
+
+        Raises:
+            UsageError: The broker refuses a name, or the subscription is shared in another way already.
+            BrokerUnreachable, BrokerError: As they say.
+        """
+
+    def topics(self) -> Sequence[TopicInfo]:
+        """The topics there are, by name, with what they hold."""
+
+    def delete(self, topic: str, subscription: str | None) -> None:
+        """Remove a subscription of a topic, or (None) the topic with all it holds.
+
+        Raises:
+            UsageError: There is none of that name, or it is in use.
+        """
+
+    def close(self) -> None:
+        """Close every producer and consumer that is still open, then the connection."""

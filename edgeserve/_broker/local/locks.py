@@ -1,0 +1,111 @@
+"""Locks on files: the system lets go of them when their process dies, whatever it dies of.
+
+Writers of one database take turns by one; a connection holds another for as long as it lives, and that is how the
+others know that its process is alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from edgeserve._core.clock import pause_ms
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _lock(fd: int) -> None:
+        while not _try_lock(fd):
+            pause_ms(0.1)
+
+    def _unlock(fd: int) -> None:
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+else:
+    # flock, not lockf: a process loses the latter when it opens and closes the same file elsewhere.
+    import fcntl
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+    def _unlock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class FileLock:
+    """An exclusive lock between processes, and between the open locks of one process; not re-entrant."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Wait for the lock, and take it."""
+        _lock(self._open())
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it."""
+        return _try_lock(self._open())
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays open for the next turn."""
+        if self._fd is not None:
+            _unlock(self._fd)
+
+    def close(self) -> None:
+        """Close the file, which lets go of the lock unless a forked child has the file open too."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        return self._fd
+
+
+def hold_new(folder: Path) -> FileLock:
+    """Make a lock file of a new name in `folder`, and hold it: the sign that this process lives."""
+    while True:
+        lock = FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.lock")
+        lock.acquire()
+        if lock.path.exists():
+            return lock
+        lock.close()  # swept away before it was held
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock at `path`; nobody holds what does not exist."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the lock files that dead processes left in `folder`."""
+    for path in folder.glob("*.lock"):
+        if not is_held(path):
+            with contextlib.suppress(OSError):
+                path.unlink()

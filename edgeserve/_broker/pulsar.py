@@ -1,0 +1,404 @@
+"""Apache Pulsar as our broker. The only module that imports its client.
+
+What Pulsar's client does in a blocking call is done on a thread of its own and waited for with a limit: it retries
+inside for up to four times the time-outs that it was given, and turns Ctrl-C into an exception of its own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import os
+import secrets
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from edgeserve._broker import base, pulsar_consumer, pulsar_errors
+from edgeserve._broker.pulsar_admin import Admin
+from edgeserve._broker.pulsar_errors import Kind
+from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve.address import PulsarAddress
+from edgeserve.errors import BrokerError, EdgeServeError, MissingExtra, PayloadTooLarge, UsageError
+
+T = TypeVar("T")
+
+# Above what any outbox keeps in flight: a full queue would fail a send, and only in its callback.
+_MAX_PENDING = 100_000
+# A broker that is away must not hold up an exit for longer.
+_CLOSE_MS = 3000
+
+
+def connect(address: PulsarAddress) -> base.Connection:
+    """A connection to the cluster. Nothing is sent yet: the first producer or consumer finds out who answers.
+
+    Raises:
+        MissingExtra: Pulsar's client is not installed.
+        UsageError: The client refuses the address.
+    """
+    return _Connection(address, _client_library())
+
+
+def _client_library() -> ModuleType:
+    try:
+        import pulsar
+    except ImportError as error:
+        raise MissingExtra(
+            "an Apache Pulsar needs its client: pip install pulsar-client (pulsar_node=None needs none)"
+        ) from error
+    library: ModuleType = pulsar
+    return library
+
+
+class _Connection:
+    def __init__(self, address: PulsarAddress, library: ModuleType) -> None:
+        self.address = address
+        self.library = library
+        self._admin = Admin(address)
+        self._is_closed = False
+        self._open: weakref.WeakSet[_Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
+        try:
+            self.client = library.Client(address.url, **_client_options(address, library))
+        except (library.PulsarException, ValueError, RuntimeError) as error:
+            raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
+
+    def producer(self, topic: str) -> base.Producer:
+        _check_name("topic", topic)
+        what = f"a producer for topic {topic!r}"
+        producer = self._asked(what, partial(self._new_producer, topic), lambda made: made.close())
+        sends = _Producer(self, topic, producer)
+        self._open.add(sends)
+        return sends
+
+    def _new_producer(self, topic: str) -> Any:
+        return self.client.create_producer(
+            topic,
+            batching_enabled=False,  # it mixes keys in one entry, and waits
+            send_timeout_millis=0,  # it would fail what a longer outage holds up
+            max_pending_messages=_MAX_PENDING,
+            max_pending_messages_across_partitions=_MAX_PENDING,
+            block_if_queue_full=False,
+        )
+
+    def consumer(
+        self, topics: Sequence[str], subscription: str, share: base.Share, queue_size: int
+    ) -> pulsar_consumer.Consumer:
+        if not topics or len(set(topics)) != len(topics) or isinstance(topics, str):
+            raise UsageError(f"a consumer needs one or more different topics, and was given {topics!r}")
+        if queue_size < 1:
+            raise UsageError(f"queue_size is {queue_size}: expected 1 or more")
+        _check_name("subscription", subscription)
+        for topic in topics:
+            _check_name("topic", topic)
+        what = f"subscription {subscription!r} of {', '.join(map(repr, topics))}"
+        take = partial(self._subscribe_all, list(topics), subscription, share, max(1, queue_size // len(topics)))
+        consumer: pulsar_consumer.Consumer
+        if share is base.Share.STANDBY:
+            take_or_stand_by = partial(self._unless_busy, take)
+            held = self._asked(what, take_or_stand_by, _let_go)
+            if held is None:
+                self._refuse_other_share(topics, subscription)
+            consumer = pulsar_consumer.StandbyConsumer(
+                held, partial(self._translating, what, take_or_stand_by), subscription
+            )
+        else:
+            consumer = pulsar_consumer.SharedConsumer(self._asked(what, take, lambda made: made.close()))
+        self._open.add(consumer)
+        return consumer
+
+    def _subscribe_all(
+        self, topics: list[str], subscription: str, share: base.Share, queue_size: int
+    ) -> pulsar_consumer.Held:
+        """Subscribe to each topic, in one order for all who do; to all of them or to none."""
+        library = self.library
+        types = {
+            base.Share.MESSAGE: library.ConsumerType.Shared,
+            base.Share.KEY: library.ConsumerType.KeyShared,
+            base.Share.STANDBY: library.ConsumerType.Exclusive,
+        }
+        # Keys are divided by the consumers' names: with one name over all topics a key has one consumer.
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        made: list[pulsar_consumer.TopicConsumer] = []
+        try:
+            for topic in sorted(topics):
+                consumer = self.client.subscribe(
+                    topic,
+                    subscription,
+                    consumer_type=types[share],
+                    initial_position=library.InitialPosition.Earliest,
+                    receiver_queue_size=queue_size,
+                    consumer_name=name,
+                )
+                made.append(_TopicConsumer(topic, consumer, self))
+        except BaseException:
+            for taken in made:
+                taken.close()
+            raise
+        return pulsar_consumer.held(made)
+
+    def _unless_busy(self, take: Callable[[], pulsar_consumer.Held]) -> pulsar_consumer.Held | None:
+        try:
+            return take()
+        except self.library.ConsumerBusy:
+            return None
+
+    def _refuse_other_share(self, topics: Sequence[str], subscription: str) -> None:
+        # Pulsar says the same for a subscription that has its consumer and for one that is shared in another way.
+        for topic in topics:
+            shared_as = self._admin.subscription_type(topic, subscription)
+            if shared_as not in (None, "Exclusive", "None"):
+                raise UsageError(
+                    f"subscription {subscription!r} of {topic!r} is shared in another way already ({shared_as}): give "
+                    "this one another name, or remove it"
+                )
+
+    def topics(self) -> Sequence[base.TopicInfo]:
+        return self._admin.topics()
+
+    def delete(self, topic: str, subscription: str | None) -> None:
+        self._admin.delete(topic, subscription)
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for still_open in list(self._open):
+            if isinstance(still_open, _Producer):
+                still_open.close(_CLOSE_MS)
+            else:
+                still_open.close()
+        if not ended_within(_CLOSE_MS, self.client.close):
+            ended_within(_CLOSE_MS, self.client.shutdown)
+
+    def _asked(self, what: str, function: Callable[[], T], discard: Callable[[T], object]) -> T:
+        """What `function` returns, within the connection's time-out; what comes later is discarded."""
+        if self._is_closed:
+            raise BrokerError(f"{what}: the connection is closed", str(self.address))
+        started_ms = steady_ms()
+        future = _in_thread(function)
+        try:
+            return future.result(self.address.connection_timeout_ms / 1000)
+        except concurrent.futures.TimeoutError as error:
+            future.add_done_callback(partial(_discard, discard))
+            waited_ms = round(steady_ms() - started_ms)
+            raise pulsar_errors.unreachable(what, str(self.address), waited_ms, _probe(self.address)) from error
+        except (self.library.PulsarException, TypeError, ValueError) as error:
+            raise self.translate(what, error, round(steady_ms() - started_ms)) from error
+        except BaseException:  # Ctrl-C
+            future.add_done_callback(partial(_discard, discard))
+            raise
+
+    def _translating(self, what: str, function: Callable[[], T]) -> T:
+        started_ms = steady_ms()
+        try:
+            return function()
+        except self.library.PulsarException as error:
+            raise self.translate(what, error, round(steady_ms() - started_ms)) from error
+
+    def translate(self, what: str, error: Exception, waited_ms: int = 0) -> BaseException:
+        """What stands for an error of Pulsar's client."""
+        name = type(error).__name__
+        if not isinstance(error, self.library.PulsarException):
+            return UsageError(f"{what}: Pulsar's client refuses it ({error})")
+        if pulsar_errors.KINDS.get(name) is Kind.INTERRUPTED:
+            return KeyboardInterrupt()
+        if pulsar_errors.KINDS.get(name) is Kind.UNREACHABLE:
+            return pulsar_errors.unreachable(what, str(self.address), waited_ms, _probe(self.address))
+        return pulsar_errors.translated(what, name, str(self.address), waited_ms)
+
+
+class _Producer:
+    def __init__(self, connection: _Connection, topic: str, producer: Any) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._producer = producer
+        self._ok = connection.library.Result.Ok
+        self._numbers = itertools.count()
+        # Whoever takes an entry out calls it: the broker's thread, or close().
+        self._pending: dict[int, tuple[base.Confirmed, int]] = {}
+        self._refused: dict[int, str] = {}
+        self._is_closed = False
+
+    def send(self, message: base.Message, confirmed: base.Confirmed) -> None:
+        payload, event_ms, key, properties = message
+        if len(payload) > base.MAX_MESSAGE_BYTES:
+            raise PayloadTooLarge(len(payload), base.MAX_MESSAGE_BYTES, self._topic)
+        if self._is_closed:
+            raise BrokerError(f"the producer for topic {self._topic!r} is closed", str(self._connection.address))
+        if event_ms is not None and event_ms <= 0:
+            raise UsageError(f"a capture time is ms since the epoch and more than 0, not {event_ms}")
+        number = next(self._numbers)
+        self._pending[number] = (confirmed, threading.get_ident())
+        try:
+            self._producer.send_async(
+                payload,
+                partial(self._settle, number),
+                properties=dict(properties) if properties else None,
+                partition_key=key,
+                event_timestamp=event_ms,
+            )
+        except BaseException:
+            self._pending.pop(number, None)
+            raise
+        if self._refused and number in self._refused:
+            raise self._refusal(self._refused.pop(number), len(payload))
+
+    def _settle(self, number: int, result: Any, _message_id: object) -> None:
+        settled = self._pending.pop(number, None)
+        if settled is None:
+            return
+        confirmed, sender = settled
+        if result == self._ok:
+            confirmed(None)
+        elif sender == threading.get_ident():
+            # Refused before it left, within send_async: send() raises it, in its caller's own thread.
+            self._refused[number] = result.name
+        else:
+            confirmed(pulsar_errors.delivery_error(self._topic, result.name, str(self._connection.address)))
+
+    def _refusal(self, name: str, size_bytes: int) -> EdgeServeError:
+        if name == pulsar_errors.TOO_BIG:
+            # This broker's limit is below ours, and its client tells nobody what it is.
+            return PayloadTooLarge(size_bytes, size_bytes - 1, self._topic)
+        return pulsar_errors.delivery_error(self._topic, name, str(self._connection.address))
+
+    def close(self, timeout_ms: int) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        deadline_ms = steady_ms() + timeout_ms
+        while self._pending and steady_ms() < deadline_ms:
+            pause_ms(1)
+        ended_within(_CLOSE_MS, self._producer.close)
+        for number in sorted(self._pending):
+            settled = self._pending.pop(number, None)
+            if settled is not None:
+                settled[0](pulsar_errors.delivery_error(self._topic, "Timeout", str(self._connection.address)))
+
+
+class _TopicConsumer:
+    """One consumer of one topic, with our names for what goes in and out."""
+
+    def __init__(self, topic: str, consumer: Any, connection: _Connection) -> None:
+        self.topic = topic
+        self._consumer = consumer
+        self._connection = connection
+        self._nothing_came = connection.library.Timeout
+        self._pulsar_error = connection.library.PulsarException
+        self._is_closed = False
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self._consumer.is_connected())
+
+    def receive(self, timeout_ms: int) -> base.Delivery | None:
+        try:
+            message = self._consumer.receive(timeout_ms)
+        except self._nothing_came:
+            return None
+        except self._pulsar_error as error:
+            raise self._connection.translate(f"a message of topic {self.topic!r}", error) from error
+        message_id = message.message_id()
+        return base.Delivery(
+            message_id,
+            self.topic,
+            str(message_id),
+            message.data(),
+            message.event_timestamp() or None,
+            message.publish_timestamp(),
+            message.partition_key() or None,
+            message.properties(),
+        )
+
+    def acknowledge(self, message_id: object) -> None:
+        if self._is_closed:
+            return
+        try:
+            self._consumer.acknowledge(message_id)
+        except self._connection.library.AlreadyClosed:
+            return
+        except self._pulsar_error as error:
+            raise self._connection.translate(f"an acknowledgement for topic {self.topic!r}", error) from error
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            ended_within(_CLOSE_MS, self._consumer.close)
+
+
+def _client_options(address: PulsarAddress, library: ModuleType) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "operation_timeout_seconds": max(1, -(-address.connection_timeout_ms // 1000)),
+        "connection_timeout_ms": address.connection_timeout_ms,
+        "stats_interval_in_seconds": 0,
+        # The client's own default is stdout. Python loggers are called on the client's threads, which then need the
+        # interpreter while they hold locks of the client, and at exit, when there is none any more.
+        "logger": library.FileLogger(library.LoggerLevel.Error, os.devnull),
+        "tls_validate_hostname": address.url.startswith("pulsar+ssl:"),
+    }
+    if address.tls_trust_certs_path is not None:
+        options["tls_trust_certs_file_path"] = address.tls_trust_certs_path
+    has_certificate = address.tls_certificate_path is not None and address.tls_private_key_path is not None
+    if address.token is not None:
+        options["authentication"] = library.AuthenticationToken(address.token)
+        if has_certificate:
+            options["tls_certificate_file_path"] = address.tls_certificate_path
+            options["tls_private_key_file_path"] = address.tls_private_key_path
+    elif has_certificate:
+        options["authentication"] = library.AuthenticationTLS(
+            address.tls_certificate_path, address.tls_private_key_path
+        )
+    return options
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name or not name.isprintable() or len(name.encode("utf-8", "replace")) > 1000:
+        raise UsageError(f"the broker refuses the {what} {name!r}: expected 1 to 1000 printable characters")
+    if what == "topic" and name.startswith("non-persistent:"):
+        raise UsageError(f"the topic {name!r} stores nothing: what is sent there can be lost")
+
+
+def _probe(address: PulsarAddress) -> str:
+    """What the first host of the address says to a plain connection, for the error's reader."""
+    host = urlsplit(address.url).netloc.split(",")[0]
+    parts = urlsplit(f"//{host}")
+    try:
+        port = parts.port or (6651 if address.url.startswith("pulsar+ssl:") else 6650)
+        with socket.create_connection((parts.hostname or "", port), timeout=0.5):
+            return "something listens there, but does not answer as a Pulsar would"
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _let_go(held: pulsar_consumer.Held | None) -> None:
+    if held is not None:
+        held.close()
+
+
+def _in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="edgeserve-pulsar-call", daemon=True).start()
+    return future
+
+
+def _discard(discard: Callable[[T], object], future: concurrent.futures.Future[T]) -> None:
+    if future.exception() is None:
+        discard(future.result())
+
+
+def ended_within(limit_ms: int, function: Callable[[], object]) -> bool:
+    """Call something that may block for long, and whose failure changes nothing. Whether it ended in time."""
+    future = _in_thread(function)
+    return bool(concurrent.futures.wait([future], limit_ms / 1000).done)

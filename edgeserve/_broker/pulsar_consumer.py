@@ -1,0 +1,296 @@
+"""Consumers on Pulsar: waiting on several topics at once, and standing by.
+
+`pulsar` makes the consumers of single topics; here is what happens between them. Nothing here knows Pulsar's client.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edgeserve._broker import base
+from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve.errors import BrokerError, BrokerUnreachable
+
+_log = logging.getLogger("edgeserve.broker.pulsar")
+
+# Waits are cut into slices so that Ctrl-C and close() are seen in time.
+_SLICE_MS = 100
+# How often a stand-by tries to take over: takeover then lasts 0.07 s on average, where Pulsar's Failover needs 1 s.
+_RETRY_MS = 100
+# For how long a lost connection may take to come back by itself before we stand in line again with everybody else.
+_GRACE_MS = 1000
+# What waits between the threads of several topics and the reader, beside what the client fetches ahead.
+_HANDOVER = 64
+
+
+class TopicConsumer(Protocol):
+    """A consumer of one topic."""
+
+    topic: str
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker knows it as the subscription's consumer now."""
+
+    def receive(self, timeout_ms: int) -> base.Delivery | None:
+        """The next message, or None."""
+
+    def acknowledge(self, message_id: object) -> None:
+        """Mark one message as done; nothing when closed."""
+
+    def close(self) -> None:
+        """Leave, within a limit."""
+
+
+class Held(Protocol):
+    """The topics that one consumer holds now."""
+
+    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
+        """What has come, or nothing within `timeout_ms`, which is short."""
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        """Mark messages as done, also those that an earlier connection of this consumer received."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether all topics are still held."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+def held(consumers: Sequence[TopicConsumer]) -> Held:
+    """The consumers of one or more topics as one."""
+    return _OneTopic(consumers[0]) if len(consumers) == 1 else _SeveralTopics(consumers)
+
+
+class _OneTopic:
+    def __init__(self, consumer: TopicConsumer) -> None:
+        self._consumer = consumer
+
+    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
+        # One at a time: asking for more that is not there costs as much as 30 messages.
+        delivery = self._consumer.receive(timeout_ms)
+        return () if delivery is None else (delivery,)
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        for delivery in deliveries:
+            self._consumer.acknowledge(delivery.handle)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._consumer.is_connected
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class _SeveralTopics:
+    """One thread a topic hands over to the one who waits: Pulsar's client has no wait for several consumers."""
+
+    def __init__(self, consumers: Sequence[TopicConsumer]) -> None:
+        self._consumers = {consumer.topic: consumer for consumer in consumers}
+        self._arrived: queue.Queue[base.Delivery | BaseException] = queue.Queue(_HANDOVER)
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._hand_over, args=(consumer,), name="edgeserve-pulsar-topic", daemon=True)
+            for consumer in consumers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _hand_over(self, consumer: TopicConsumer) -> None:
+        while not self._is_closed:
+            arrived: base.Delivery | BaseException | None
+            try:
+                arrived = consumer.receive(_SLICE_MS)
+            except BaseException as error:  # noqa: BLE001 - the reader raises it
+                arrived = error
+            while arrived is not None and not self._is_closed:
+                try:
+                    self._arrived.put(arrived, timeout=_SLICE_MS / 1000)
+                except queue.Full:
+                    continue
+                break
+            if isinstance(arrived, BaseException):
+                return
+
+    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
+        try:
+            arrived = self._arrived.get(timeout=timeout_ms / 1000) if timeout_ms > 0 else self._arrived.get_nowait()
+        except queue.Empty:
+            return ()
+        if isinstance(arrived, BaseException):
+            raise arrived
+        return (arrived,)
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        for delivery in deliveries:
+            self._consumers[delivery.topic].acknowledge(delivery.handle)
+
+    @property
+    def is_connected(self) -> bool:
+        return all(consumer.is_connected for consumer in self._consumers.values())
+
+    def close(self) -> None:
+        self._is_closed = True
+        for consumer in self._consumers.values():
+            consumer.close()
+        for thread in self._threads:
+            thread.join(2 * _SLICE_MS / 1000)
+
+
+class Consumer:
+    """What both forms of a consumer share: the limit of a wait, and closing once."""
+
+    def __init__(self) -> None:
+        self._is_closed = False
+
+    @property
+    def is_active(self) -> bool:
+        """Whether messages come here."""
+        raise NotImplementedError
+
+    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
+        """See `base.Consumer`."""
+        deadline_ms = steady_ms() + timeout_ms
+        slice_ms = min(_SLICE_MS, timeout_ms)
+        while True:
+            if self._is_closed:
+                raise BrokerError("the consumer is closed", "")
+            arrived = self._receive(slice_ms)
+            if arrived:
+                return arrived
+            slice_ms = min(_SLICE_MS, int(deadline_ms - steady_ms()))
+            if slice_ms <= 0:
+                return ()
+
+    def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
+        raise NotImplementedError
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        """See `base.Consumer`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See `base.Consumer`."""
+        raise NotImplementedError
+
+
+class SharedConsumer(Consumer):
+    """One of several consumers, each of which has messages. A lost connection comes back by itself."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__()
+        self._held = held
+
+    @property
+    def is_active(self) -> bool:
+        return True
+
+    def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
+        return self._held.receive(slice_ms)
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        if not self._is_closed:
+            self._held.acknowledge(deliveries)
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._held.close()
+
+
+class StandbyConsumer(Consumer):
+    """The active consumer of a subscription, or one that tries again and again to become it."""
+
+    def __init__(self, first: Held | None, take: Callable[[], Held | None], subscription: str) -> None:
+        super().__init__()
+        self._take = take
+        self._subscription = subscription
+        self._changed = threading.Condition()
+        self._held = first
+        self._error: BaseException | None = None
+        self._lost_ms: float | None = None
+        self._taker: threading.Thread | None = None
+        if first is None:
+            self._stand_by(None)
+
+    @property
+    def is_active(self) -> bool:
+        held = self._held
+        return held is not None and held.is_connected
+
+    def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
+        held = self._held
+        if held is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._held or self._error or self._is_closed, slice_ms / 1000)
+                if self._error is not None:
+                    raise self._error
+            return ()
+        arrived = held.receive(slice_ms)
+        if held.is_connected:
+            self._lost_ms = None
+            return arrived
+        # Another consumer may have the subscription by now, so what the client still had in store is not passed on:
+        # whoever is the next to be connected gets it again.
+        now_ms = steady_ms()
+        if self._lost_ms is None:
+            self._lost_ms = now_ms
+        elif now_ms - self._lost_ms > _GRACE_MS:
+            self._lost_ms = None
+            _log.warning("subscription %s: the connection is lost, standing by", self._subscription)
+            self._stand_by(held)
+        pause_ms(min(slice_ms, 10))
+        return ()
+
+    def _stand_by(self, lost: Held | None) -> None:
+        self._held = None
+        self._taker = threading.Thread(
+            target=self._take_over, args=(lost,), name="edgeserve-pulsar-standby", daemon=True
+        )
+        self._taker.start()
+
+    def _take_over(self, lost: Held | None) -> None:
+        if lost is not None:
+            lost.close()
+        while not self._is_closed:
+            taken: Held | None = None
+            try:
+                taken = self._take()
+            except BrokerUnreachable as error:
+                _log.warning("%s", error)
+            except BaseException as error:  # noqa: BLE001 - receive() raises it
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                if taken is not None and not self._is_closed:
+                    self._held = taken
+                    self._changed.notify_all()
+                    return
+                self._changed.wait_for(lambda: self._is_closed, _RETRY_MS / 1000)
+            if taken is not None:
+                taken.close()
+
+    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
+        held = self._held
+        if held is not None and not self._is_closed:
+            held.acknowledge(deliveries)
+
+    def close(self) -> None:
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._taker is not None:
+            self._taker.join(_RETRY_MS / 1000)
+        if self._held is not None:
+            self._held.close()

@@ -1,0 +1,251 @@
+"""What operators that receive share: a step decides, this base carries it out.
+
+A step takes one arriving example, or a moment that was waited for. Its first half (`_decide`) says which inputs are
+settled, what the task is to run on, and when to step again; the second (`_finish`) says what to send. Between them
+the base runs the task; around them it waits, counts, sends and acknowledges. An input is acknowledged when nothing
+holds it any more and the outputs made from it are confirmed.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from edgeserve._broker.base import Share
+from edgeserve._broker.connections import ConnectionLease
+from edgeserve._broker.inbox import Inbox, Malformed
+from edgeserve._broker.outbox import Outbox
+from edgeserve._core.clock import Now
+from edgeserve._core.ledger import Ledger, Stats, used
+from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
+from edgeserve._operator import End, Life, Operator
+from edgeserve.address import Address
+from edgeserve.errors import UsageError
+
+T = TypeVar("T")
+Gate = Callable[[Any], Any]
+
+_log = logging.getLogger("edgeserve.operator")
+
+# How many messages are fetched ahead of the task.
+_QUEUE_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where an operator's examples come from.
+
+    Attributes:
+        pulsar_node: The broker.
+        topics: The topics, one or more.
+        subscription: The name under which the broker remembers what was done.
+        share: How several operators of that name share the work.
+        work: What they do with it: within a process, one name stands for one task.
+    """
+
+    pulsar_node: Address
+    topics: Sequence[str]
+    subscription: str
+    share: Share
+    work: object
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where an operator's examples go.
+
+    Attributes:
+        topic: The topic.
+        op_from: The operator's name as it travels.
+    """
+
+    topic: str
+    op_from: bytes
+
+
+@dataclass(frozen=True)
+class Values:
+    """What becomes of a payload before the task sees it.
+
+    Attributes:
+        gate: Runs on arrival, on what travelled; by source where it is a mapping. None drops the example.
+        decode: Runs just before the task, once for each example; None leaves the value as it is.
+    """
+
+    gate: Gate | Mapping[str, Gate] | None
+    decode: Callable[[Any], Any] | None
+
+    def __post_init__(self) -> None:
+        gates = self.gate.values() if isinstance(self.gate, Mapping) else [self.gate]
+        for function in (*gates, self.decode):
+            if function is not None and not callable(function):
+                raise UsageError(f"a gate or decode= is {function!r}: expected something that can be called")
+
+    def gated(self, example: Example) -> Any:
+        """What the gate makes of the example's payload."""
+        gate = self.gate.get(example.source) if isinstance(self.gate, Mapping) else self.gate
+        return example.value if gate is None else gate(example.value)
+
+    def task_value(self, example: Example) -> Any:
+        """What the task gets."""
+        if self.decode is not None and not example.is_decoded:
+            example.value = self.decode(example.value)
+            example.is_decoded = True
+        return example.value
+
+
+class Consuming(Operator[T]):
+    """The base of operators that receive. They write `_decide`, `_call` and `_finish`."""
+
+    def __init__(self, name: str, life: Life, inputs: Inputs, values: Values, outputs: Outputs | None) -> None:
+        super().__init__(name, life)
+        self._values = values
+        self._ledger = Ledger()
+        self._wake_steady_ms: float | None = None
+        self._stands_by = False
+        self._outbox: Outbox | None = None
+        with self._parts as opening:  # closes what is open already when the rest fails
+            self._lease = ConnectionLease(inputs.pulsar_node)
+            opening.callback(self._lease.close)
+            _claim(str(self._lease.address), inputs)
+            opening.callback(_give_back, str(self._lease.address), inputs)
+            connection = self._lease.connection
+            self._inbox = Inbox(
+                connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
+            )
+            opening.callback(self._inbox.close)
+            if outputs is not None:
+                self._outbox = Outbox(connection.producer(outputs.topic), str(self._lease.address), outputs.op_from)
+                opening.callback(self._outbox.close, life.close_timeout_ms)
+            self._parts = opening.pop_all()
+        self._opened()
+
+    @abstractmethod
+    def _decide(self, arrival: Example | None, now: Now) -> Decision:
+        """The first half of a step. It reads no clock and touches no broker."""
+
+    @abstractmethod
+    def _call(self, job: Job) -> Any:
+        """Run the user's task on a job."""
+
+    @abstractmethod
+    def _finish(self, job: Job, result: Any) -> Outcome:
+        """The second half: what to send, and what `next()` returns."""
+
+    def _knows(self, source: str) -> bool:
+        """Whether examples of this source are wanted at all."""
+        return True
+
+    @property
+    def stats(self) -> Stats:
+        """What it received, what became of that, and what it sent; also after `close()`."""
+        outbox = self._outbox
+        return self._ledger.stats(sent=outbox.sent if outbox else 0, unconfirmed=outbox.unconfirmed if outbox else 0)
+
+    def _stop_waiting(self) -> None:
+        if self._outbox is not None:
+            self._outbox.stop()
+
+    def _step(self) -> T | End | None:
+        if self._outbox is not None:
+            self._outbox.raise_failure()
+        has_arrived = self._wait()
+        if has_arrived is None:
+            return End.OF_STREAM
+        now = self._clock.now()
+        arrival = self._admit(self._inbox.take(), now) if has_arrived else None
+        decision = self._decide(arrival, now)
+        self._wake_steady_ms = decision.wake_steady_ms
+        if decision.job is not None:
+            self._ledger.hold(decision.job.examples)
+        self._ledger.settle(decision.fates)
+        self._release(decision.released)
+        return self._perform(decision.job) if decision.job is not None else None
+
+    def _wait(self) -> bool | None:
+        """Wait for an arrival or the moment to wake: True for an arrival, which goes first; None for the end."""
+        until_ms = self._wake_steady_ms
+        is_moment = until_ms is not None
+        if until_ms is None and self._life.idle_timeout_ms is not None:
+            until_ms = self._clock.now().steady_ms + self._life.idle_timeout_ms
+        while not self._is_stopping:
+            slice_ms = self._clock.slice_ms(until_ms)
+            if self._inbox.fill(slice_ms):
+                return True
+            if until_ms is not None and self._clock.now().steady_ms >= until_ms:
+                return False if is_moment else None
+            self._note_stand_by()
+        return None
+
+    def _note_stand_by(self) -> None:
+        stands_by = not self._inbox.is_active
+        if stands_by and not self._stands_by:
+            _log.warning("operator %s stands by: another one of this name is active", self._name)
+        elif self._stands_by and not stands_by:
+            _log.info("operator %s has taken over", self._name)
+        self._stands_by = stands_by
+
+    def _admit(self, arrival: Example | Malformed, now: Now) -> Example | None:
+        """Take one arrival in; None if that settles it."""
+        if isinstance(arrival, Malformed):
+            self._ledger.reject(Fate.MALFORMED)
+            self._inbox.acknowledge([arrival.parcel])
+            return None
+        arrival.arrived_steady_ms = now.steady_ms
+        if not self._ledger.receive(arrival):
+            return None
+        is_known = self._knows(arrival.source)
+        value = self._values.gated(arrival) if is_known else None
+        if value is None:
+            self._ledger.settle([(arrival, Fate.GATED if is_known else Fate.UNKNOWN_SOURCE)])
+            self._release([arrival])
+            return None
+        arrival.value = value
+        return arrival
+
+    def _perform(self, job: Job) -> T | None:
+        # Whatever raises from here to the send leaves the job's examples held, and so unacknowledged.
+        outcome = self._finish(job, self._call(job))
+        examples = job.examples
+        if outcome.output is None or self._outbox is None:
+            self._ledger.settle(used(examples))
+            self._release(examples)
+        else:
+            self._outbox.send(outcome.output, partial(self._release, examples))
+            self._ledger.settle(used(examples))
+        value: T | None = outcome.value
+        return value
+
+    def _release(self, examples: Sequence[Example]) -> None:
+        if examples:
+            self._inbox.acknowledge(self._ledger.release(examples))
+
+
+_claims: dict[tuple[str, str, str], list[object]] = {}
+
+
+def _claim(address: str, inputs: Inputs) -> None:
+    """Note what a name stands for in this process.
+
+    Raises:
+        UsageError: An open operator of the same name reads the same topic for another task.
+    """
+    for topic in inputs.topics:
+        for work in _claims.get((address, topic, inputs.subscription), ()):
+            if work != inputs.work:
+                raise UsageError(
+                    f"two operators of this process are named {inputs.subscription!r} and read topic {topic!r} with "
+                    "different tasks, so each would get a part of the examples: give them different names, or close "
+                    "the first"
+                )
+    for topic in inputs.topics:
+        _claims.setdefault((address, topic, inputs.subscription), []).append(inputs.work)
+
+
+def _give_back(address: str, inputs: Inputs) -> None:
+    for topic in inputs.topics:
+        _claims[address, topic, inputs.subscription].remove(inputs.work)

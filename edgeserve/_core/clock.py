@@ -1,0 +1,67 @@
+"""Time, read in one place: steps take a `Now`, operators hold one `Clock`, tests turn theirs by hand.
+
+No other module of the package imports `time`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, Protocol
+
+
+class Now(NamedTuple):
+    """One reading of both clocks.
+
+    Attributes:
+        wall_ms: ms since the epoch; for the age of captures. It may jump.
+        steady_ms: ms since some moment; for intervals. It never goes back.
+    """
+
+    wall_ms: int
+    steady_ms: float
+
+
+class Clock(Protocol):
+    """What an operator knows of time, and how long it may wait at a stretch."""
+
+    def now(self) -> Now:
+        """Read both clocks."""
+
+    def slice_ms(self, until_steady_ms: float | None) -> int:
+        """How many real ms a wait until `until_steady_ms` (None: for ever) may block before it looks again."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    # Waits are cut into slices so that Ctrl-C and `close()` are seen in time.
+    longest_slice_ms = 200
+
+    def now(self) -> Now:
+        """Read both clocks of the machine."""
+        return Now(time.time_ns() // 1_000_000, time.monotonic() * 1000)
+
+    def slice_ms(self, until_steady_ms: float | None) -> int:
+        """The time left, rounded up to a ms and at most `longest_slice_ms`."""
+        if until_steady_ms is None:
+            return self.longest_slice_ms
+        left_ms = until_steady_ms - time.monotonic() * 1000
+        return max(0, min(self.longest_slice_ms, int(left_ms) + 1)) if left_ms > 0 else 0
+
+
+SYSTEM_CLOCK = SystemClock()
+
+
+def wall_ms() -> int:
+    """The machine's time in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def steady_ms() -> float:
+    """Ms since some moment; never goes back."""
+    return time.monotonic() * 1000
+
+
+def pause_ms(duration_ms: float) -> None:
+    """Sleep in this thread."""
+    time.sleep(duration_ms / 1000)

@@ -1,0 +1,325 @@
+"""Which examples belong together, and when the task runs on them.
+
+A join takes the examples of several sources one at a time, in the order in which they arrive, and decides by their
+capture times. There are two: `LatestJoin` combines the newest values there are, `NearestJoin` finds for each
+example of one source its nearest neighbours in the others. Both are pure: time comes in with each step, and what
+they hold is all that they know.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Protocol
+
+from edgeserve._core.clock import Now
+from edgeserve._core.pacing import Pace
+from edgeserve._core.step import Decision, Example, Fate, Job
+from edgeserve.errors import UsageError
+
+_capture_ms = attrgetter("capture_ms")
+
+
+@dataclass(frozen=True)
+class JoinPolicy:
+    """What both joins are told.
+
+    Attributes:
+        parameters: The task's parameters in order, each with the name of the source that it takes.
+        max_time_diff_ms: How far apart the capture times of one job may lie, ends included.
+        no_overlap: Whether each example is used once at most.
+        min_interval_ms: The least time between two starts.
+        drop_if_older_than_ms: How far back the capture of an example may lie when it arrives and when it is first
+            used; None: any time.
+    """
+
+    parameters: Mapping[str, str]
+    max_time_diff_ms: int = 10_000
+    no_overlap: bool = False
+    min_interval_ms: float = 0
+    drop_if_older_than_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_time_diff_ms", "min_interval_ms", "drop_if_older_than_ms"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"{name} is {value!r}: expected 0 ms or more")
+
+    def is_too_old(self, example: Example, now: Now) -> bool:
+        """Whether the example's capture lies too far back to start something with it."""
+        limit_ms = self.drop_if_older_than_ms
+        return limit_ms is not None and now.wall_ms - example.capture_ms > limit_ms
+
+
+class Join(Protocol):
+    """Decides step by step what a task runs on."""
+
+    def decide(self, arrival: Example | None, now: Now) -> Decision:
+        """Take one example, or a moment that was waited for (`arrival` is None)."""
+
+
+class LatestJoin:
+    """Runs as soon as any source has something new, on the newest example of each.
+
+    An example stays until a newer one of its source takes its place, or until another source is further on than
+    `max_time_diff_ms`, when it can never match again. With `no_overlap`, or one parameter, it goes when it is used.
+    """
+
+    def __init__(self, policy: JoinPolicy) -> None:
+        self._policy = policy
+        self._pace = Pace(policy.min_interval_ms)
+        self._sources = tuple(policy.parameters.values())
+        # With one source nothing is joined, so that all of it is served, also what a replica's death brings back late.
+        self._is_single = len(self._sources) == 1
+        self._held: dict[str, Example] = {}
+        self._newest_ms: dict[str, int] = {}
+
+    def decide(self, arrival: Example | None, now: Now) -> Decision:
+        """Take one example, or a moment that was waited for."""
+        decision = Decision()
+        if arrival is not None:
+            self._offer(arrival, now, decision)
+        if not self._is_complete():
+            return decision
+        if not self._pace.is_due(now):
+            decision.wake_steady_ms = self._pace.next_start_steady_ms
+            return decision
+        self._drop_old(now, decision)
+        if self._is_complete():
+            decision.job = self._start(now, decision)
+        return decision
+
+    def _offer(self, example: Example, now: Now, decision: Decision) -> None:
+        if self._policy.is_too_old(example, now):
+            decision.let_go(example, Fate.TOO_OLD)
+            return
+        source, capture_ms = example.source, example.capture_ms
+        before = self._held.get(source)
+        if self._is_single:
+            newest_ms = before.capture_ms if before is not None else capture_ms
+        else:
+            newest_ms = self._newest_ms.get(source, capture_ms)
+        if capture_ms < newest_ms:
+            decision.let_go(example, Fate.OUT_OF_ORDER)
+            return
+        if before is not None:
+            decision.let_go(before, Fate.SUPERSEDED)
+        self._held[source] = example
+        if not self._is_single:
+            self._newest_ms[source] = capture_ms
+            self._expire(source, decision)
+
+    def _expire(self, changed: str, decision: Decision) -> None:
+        """Give up what can't match again now that the source `changed` has got further on."""
+        reach_ms = self._policy.max_time_diff_ms
+        horizon_ms = self._newest_ms[changed] - reach_ms
+        furthest_ms = max(self._newest_ms.values())
+        for source in self._sources:
+            held = self._held.get(source)
+            if held is not None and held.capture_ms < (horizon_ms if source != changed else furthest_ms - reach_ms):
+                del self._held[source]
+                decision.let_go(held, Fate.EXPIRED)
+
+    def _is_complete(self) -> bool:
+        """Whether every source has a value, they lie close enough together, and one of them is new."""
+        held = self._held
+        if len(held) < len(self._sources):
+            return False
+        captures = [example.capture_ms for example in held.values()]
+        if max(captures) - min(captures) > self._policy.max_time_diff_ms:
+            return False
+        return any(not example.is_used for example in held.values())
+
+    def _drop_old(self, now: Now, decision: Decision) -> None:
+        if self._policy.drop_if_older_than_ms is None:
+            return
+        for source, example in list(self._held.items()):
+            if not example.is_used and self._policy.is_too_old(example, now):
+                del self._held[source]
+                decision.let_go(example, Fate.TOO_OLD)
+
+    def _start(self, now: Now, decision: Decision) -> Job:
+        self._pace.started(now)
+        job = Job({parameter: self._held[source] for parameter, source in self._policy.parameters.items()})
+        for example in job.inputs.values():
+            example.is_used = True
+        if self._is_single or self._policy.no_overlap:
+            decision.released.extend(self._held.values())
+            self._held.clear()
+        return job
+
+
+class NearestJoin:
+    """Matches each example of the first parameter once, with the nearest of every other source (ties: the earlier).
+
+    A match is final when every other source has come at or past the nearest distance, so that nothing nearer can
+    arrive, or after `max_wait_ms`. What is decided then does not depend on how the sources interleaved. An example
+    of another source stays as long as it can be the nearest to something that is still to come.
+    """
+
+    def __init__(self, policy: JoinPolicy, *, max_wait_ms: float = 1000, max_waiting: int = 10_000) -> None:
+        if max_wait_ms < 0:
+            raise UsageError(f"max_wait_ms is {max_wait_ms!r}: expected 0 ms or more")
+        if max_waiting < 1:
+            raise UsageError(f"max_waiting is {max_waiting!r}: expected 1 example or more")
+        self._policy = policy
+        self._pace = Pace(policy.min_interval_ms)
+        self._max_wait_ms = max_wait_ms
+        self._max_waiting = max_waiting
+        (self._first_parameter, self._first), *others = policy.parameters.items()
+        self._others = dict(others)
+        self._waiting: deque[Example] = deque()
+        self._candidates: dict[str, list[Example]] = {source: [] for source in self._others.values()}
+        self._newest_ms: dict[str, int] = {}
+
+    def decide(self, arrival: Example | None, now: Now) -> Decision:
+        """Take one example, or a moment that was waited for."""
+        decision = Decision()
+        if arrival is not None:
+            self._offer(arrival, now, decision)
+        while self._waiting:
+            head = self._waiting[0]
+            if self._policy.is_too_old(head, now):
+                self._give_up(Fate.TOO_OLD, decision)
+                continue
+            deadline_ms = head.arrived_steady_ms + self._max_wait_ms
+            matched = self._final_match(head, now, decision)
+            if matched is None and now.steady_ms < deadline_ms:
+                decision.wake_steady_ms = deadline_ms
+                break
+            if matched is None:
+                matched = self._nearest_so_far(head)
+            if len(matched) < len(self._others):
+                self._give_up(Fate.EXPIRED, decision)
+            elif not self._pace.is_due(now):
+                self._give_up(Fate.SUPERSEDED, decision)
+            elif decision.job is None:
+                decision.job = self._start(matched, now, decision)
+            else:
+                decision.wake_steady_ms = now.steady_ms  # one job a step: the next one is due at once
+                break
+        self._forget(decision)
+        return decision
+
+    def _offer(self, example: Example, now: Now, decision: Decision) -> None:
+        if self._policy.is_too_old(example, now):
+            decision.let_go(example, Fate.TOO_OLD)
+            return
+        source = example.source
+        if example.capture_ms < self._newest_ms.get(source, example.capture_ms):
+            decision.let_go(example, Fate.OUT_OF_ORDER)
+            return
+        self._newest_ms[source] = example.capture_ms
+        if source == self._first:
+            self._waiting.append(example)
+            if len(self._waiting) > self._max_waiting:
+                self._give_up(Fate.EVICTED, decision)
+        else:
+            candidates = self._candidates[source]
+            candidates.append(example)
+            if len(candidates) > self._max_waiting:
+                decision.let_go(candidates.pop(0), Fate.EVICTED)
+
+    def _give_up(self, fate: Fate, decision: Decision) -> None:
+        decision.let_go(self._waiting.popleft(), fate)
+
+    def _final_match(self, head: Example, now: Now, decision: Decision) -> dict[str, Example] | None:
+        """The final matches of `head` by source, without those that have none; None while any is not final."""
+        self._drop_old(now, decision)
+        reach_ms = self._policy.max_time_diff_ms
+        matched = self._nearest_so_far(head)
+        for source in self._candidates:
+            nearest = matched.get(source)
+            newest_ms = self._newest_ms.get(source)
+            if newest_ms is None:
+                return None
+            if nearest is not None:
+                if newest_ms < head.capture_ms + abs(nearest.capture_ms - head.capture_ms):
+                    return None
+            elif newest_ms <= head.capture_ms + reach_ms:
+                return None
+        return matched
+
+    def _nearest_so_far(self, head: Example) -> dict[str, Example]:
+        """The nearest example of each source within reach of `head`, among those that have arrived."""
+        nearest = {}
+        for source, candidates in self._candidates.items():
+            index = _nearest_index(candidates, head.capture_ms)
+            if index is not None and _distance_ms(candidates[index], head) <= self._policy.max_time_diff_ms:
+                nearest[source] = candidates[index]
+        return nearest
+
+    def _drop_old(self, now: Now, decision: Decision) -> None:
+        """Drop what would be used for the first time now and is too old for that."""
+        if self._policy.drop_if_older_than_ms is None:
+            return
+        for source, candidates in self._candidates.items():
+            self._candidates[source] = []
+            for example in candidates:
+                if not example.is_used and self._policy.is_too_old(example, now):
+                    decision.let_go(example, Fate.TOO_OLD)
+                else:
+                    self._candidates[source].append(example)
+
+    def _start(self, matched: Mapping[str, Example], now: Now, decision: Decision) -> Job:
+        self._pace.started(now)
+        head = self._waiting.popleft()
+        decision.released.append(head)
+        inputs = {self._first_parameter: head}
+        inputs |= {parameter: matched[source] for parameter, source in self._others.items()}
+        for example in inputs.values():
+            example.is_used = True
+        if self._policy.no_overlap:
+            for source, example in matched.items():
+                self._candidates[source].remove(example)
+            decision.released.extend(matched.values())
+        return Job(inputs)
+
+    def _forget(self, decision: Decision) -> None:
+        """Let go of candidates that can't be the nearest to anything that waits or is still to come."""
+        if self._waiting:
+            earliest_ms = self._waiting[0].capture_ms
+        elif self._first in self._newest_ms:
+            earliest_ms = self._newest_ms[self._first]
+        else:
+            return
+        for source, candidates in self._candidates.items():
+            out_of_reach = bisect_left(candidates, earliest_ms - self._policy.max_time_diff_ms, key=_capture_ms)
+            _let_go_all(candidates[:out_of_reach], Fate.EXPIRED, decision)
+            superseded = out_of_reach
+            if not self._policy.no_overlap:
+                superseded = _first_useful(candidates, earliest_ms, out_of_reach)
+                _let_go_all(candidates[out_of_reach:superseded], Fate.SUPERSEDED, decision)
+            if superseded:
+                self._candidates[source] = candidates[superseded:]
+
+
+def _distance_ms(one: Example, other: Example) -> int:
+    return abs(one.capture_ms - other.capture_ms)
+
+
+def _nearest_index(candidates: list[Example], capture_ms: int) -> int | None:
+    """Where in `candidates`, sorted by capture, the nearest to `capture_ms` is; the earliest of several."""
+    after = bisect_left(candidates, capture_ms, key=_capture_ms)
+    if after == 0:
+        return 0 if candidates else None
+    before_ms = candidates[after - 1].capture_ms
+    if after < len(candidates) and candidates[after].capture_ms - capture_ms < capture_ms - before_ms:
+        return after
+    return bisect_left(candidates, before_ms, key=_capture_ms)
+
+
+def _first_useful(candidates: list[Example], earliest_ms: int, start: int) -> int:
+    """The first of those captured last before or at `earliest_ms`: what is earlier is always further away."""
+    past = bisect_right(candidates, earliest_ms, key=_capture_ms)
+    if past <= start:
+        return start
+    return max(start, bisect_left(candidates, candidates[past - 1].capture_ms, key=_capture_ms))
+
+
+def _let_go_all(examples: Iterable[Example], fate: Fate, decision: Decision) -> None:
+    for example in examples:
+        decision.let_go(example, fate)

@@ -1,0 +1,143 @@
+"""The ledger of an operator: what it received, what became of it, and what may be acknowledged now.
+
+Fates and acknowledging are kept apart. An example has a fate when it is first used or given up; it may be
+acknowledged when nothing holds it any more: not the join, which may use it again, and not a job whose output the
+broker has not confirmed. Confirmations come on a thread of the broker's, so the ledger has a lock; nothing but its
+own arithmetic runs under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from edgeserve._core.step import Example, Fate, Parcel
+
+# The namespace of derived ids: UUIDv5 of "edgeserve" in the nil namespace.
+_NAMESPACE = bytes.fromhex("e9c70594405558cd8b96ebd81a961adb")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an operator did so far; `received` is always the sum of `fates` plus `held`.
+
+    Attributes:
+        received: Inputs taken in (for a source: items taken from its stream).
+        held: Inputs without a fate yet: they wait in a join, or their task raised.
+        fates: How many inputs met each fate; those that none met are left out.
+        sent: Examples handed to the broker.
+        unconfirmed: Those of them that the broker has not confirmed yet.
+    """
+
+    received: int = 0
+    held: int = 0
+    fates: Mapping[Fate, int] = field(default_factory=dict)
+    sent: int = 0
+    unconfirmed: int = 0
+
+    def __str__(self) -> str:
+        fates = "".join(f", {count} {fate.value}" for fate, count in self.fates.items())
+        return f"{self.received} received{fates}, {self.held} held, {self.sent} sent ({self.unconfirmed} unconfirmed)"
+
+
+class Ledger:
+    """Counts fates and holds. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[bytes, Example] = {}
+        self._fates: Counter[Fate] = Counter()
+        self._received = 0
+        self._held = 0
+
+    def receive(self, example: Example) -> bool:
+        """Take in an example, held once. False if one with its id is held: it is settled as a duplicate.
+
+        A copy is acknowledged together with the one that is held, never before it: where the broker sent the
+        same message again, acknowledging the copy would acknowledge both.
+        """
+        with self._lock:
+            self._received += 1
+            original = self._open.get(example.id)
+            if original is not None:
+                example.fate = Fate.DUPLICATE
+                self._fates[Fate.DUPLICATE] += 1
+                if example.parcel is not None:
+                    original.twins = [*(original.twins or ()), example.parcel]
+                return False
+            example.holds = 1
+            self._held += 1
+            self._open[example.id] = example
+            return True
+
+    def reject(self, fate: Fate) -> None:
+        """Count an input that never became an example."""
+        with self._lock:
+            self._received += 1
+            self._fates[fate] += 1
+
+    def settle(self, fates: Iterable[tuple[Example, Fate]]) -> None:
+        """Give examples their fates.
+
+        Raises:
+            RuntimeError: One has a fate already, which no operator may let happen.
+        """
+        with self._lock:
+            for example, fate in fates:
+                if example.fate is not None:
+                    raise RuntimeError(f"{example} was {example.fate.value} and can't be {fate.value} too")
+                example.fate = fate
+                self._fates[fate] += 1
+                self._held -= 1
+
+    def hold(self, examples: Iterable[Example]) -> None:
+        """Add a reason not to acknowledge each of them."""
+        with self._lock:
+            for example in examples:
+                example.holds += 1
+
+    def release(self, examples: Iterable[Example]) -> list[Parcel]:
+        """Take one reason away from each, and return the messages that may be acknowledged now."""
+        done: list[Parcel] = []
+        with self._lock:
+            for example in examples:
+                example.holds -= 1
+                if example.holds == 0:
+                    del self._open[example.id]
+                    _close(example.parcel, done)
+                    for twin in example.twins or ():
+                        _close(twin, done)
+        return done
+
+    def stats(self, *, sent: int, unconfirmed: int) -> Stats:
+        """The counts of this moment."""
+        with self._lock:
+            return Stats(self._received, self._held, dict(self._fates), sent, unconfirmed)
+
+
+def _close(parcel: Parcel | None, done: list[Parcel]) -> None:
+    if parcel is None:
+        return
+    parcel.open_examples -= 1
+    if parcel.open_examples == 0:
+        done.append(parcel)
+
+
+def used(examples: Iterable[Example]) -> list[tuple[Example, Fate]]:
+    """The fate of examples that a job ran on; those that were used before keep theirs."""
+    return [(example, Fate.USED) for example in examples if example.fate is None]
+
+
+def derive_id(operator: bytes, inputs: Iterable[bytes]) -> bytes:
+    """The id of what `operator` (its name, in bytes) makes from examples with the ids `inputs`.
+
+    The same inputs give the same id, so a run that is repeated after a crash can be recognised. 16 bytes, made as
+    version 5 of RFC 9562 (SHA-1 of a namespace and a name), on bytes.
+    """
+    digest = bytearray(hashlib.sha1(b"".join((_NAMESPACE, operator, *inputs)), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)

@@ -1,0 +1,185 @@
+"""The values that pass between a step's two halves and the base that carries them out.
+
+What may live here: plain values and what can be derived from them. A step's first half returns a `Decision`, its
+second an `Outcome`; neither sends, acknowledges or counts anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Fate(enum.Enum):
+    """What became of an input. Every input gets exactly one, at its first use or when it is given up."""
+
+    USED = "used"
+    """A task or a sink ran on it, and what it returned was sent on."""
+    SUPERSEDED = "superseded"
+    """A newer example of its source took its place, or it came too soon after the last start."""
+    TOO_OLD = "too old"
+    """Its capture lay further back than `drop_if_older_than_ms`."""
+    OUT_OF_ORDER = "out of order"
+    """A newer example of its source had arrived before it."""
+    UNKNOWN_SOURCE = "unknown source"
+    """The task has no parameter for its source."""
+    MALFORMED = "malformed"
+    """Its bytes are no example."""
+    GATED = "gated"
+    """A gate returned None for it."""
+    EXPIRED = "expired"
+    """It can never match again: the other sources are further on than `max_time_diff_ms`."""
+    EVICTED = "evicted"
+    """It made room: more examples waited than the operator keeps."""
+    NOT_ASKED = "not asked"
+    """A cascade never asked about its flow."""
+    DUPLICATE = "duplicate"
+    """An example with its id was held already."""
+    FAILED = "failed"
+    """It was given up after an error."""
+
+
+class Parcel:
+    """A message of the broker's, as far as acknowledging goes: it may be acknowledged when nothing in it is open.
+
+    Attributes:
+        delivery: What the broker wants to have back; opaque here.
+        open_examples: How many of its examples are not done with.
+    """
+
+    __slots__ = ("delivery", "open_examples")
+
+    def __init__(self, delivery: Any, open_examples: int = 1) -> None:
+        self.delivery = delivery
+        self.open_examples = open_examples
+
+
+class Example:
+    """One arriving example.
+
+    Attributes:
+        id: Its 16 bytes.
+        source: The name of the operator it came from.
+        header: The task's own header, b"" if it has none.
+        value: What travelled, then what `gate_in` made of it.
+        capture_ms: When it was captured, ms since the epoch.
+        arrived_steady_ms: When the step took it in.
+        parcel: The message it came in; None where there is no broker.
+        twins: The messages of further copies, which may be acknowledged when this one may.
+        is_decoded: Whether `decode` has run on the value.
+        is_used: Whether a job was started with it.
+        fate: Set once, by the ledger.
+        holds: How many reasons there are not to acknowledge it yet.
+    """
+
+    __slots__ = (
+        "arrived_steady_ms",
+        "capture_ms",
+        "fate",
+        "header",
+        "holds",
+        "id",
+        "is_decoded",
+        "is_used",
+        "parcel",
+        "source",
+        "twins",
+        "value",
+    )
+
+    def __init__(
+        self,
+        example_id: bytes,
+        source: str,
+        value: Any,
+        capture_ms: int,
+        *,
+        header: bytes = b"",
+        parcel: Parcel | None = None,
+    ) -> None:
+        self.id = example_id
+        self.source = source
+        self.header = header
+        self.value = value
+        self.capture_ms = capture_ms
+        self.arrived_steady_ms = 0.0
+        self.parcel = parcel
+        self.twins: list[Parcel] | None = None
+        self.is_decoded = False
+        self.is_used = False
+        self.fate: Fate | None = None
+        self.holds = 0
+
+    def __repr__(self) -> str:
+        return f"Example({self.id.hex()[:8]} of {self.source!r}, captured at {self.capture_ms} ms)"
+
+
+class Job:
+    """Examples that belong together, by the parameter of the task that each goes to."""
+
+    __slots__ = ("inputs",)
+
+    def __init__(self, inputs: Mapping[str, Example]) -> None:
+        self.inputs = inputs
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """The examples, in the order of the parameters."""
+        return list(self.inputs.values())
+
+    @property
+    def capture_ms(self) -> int:
+        """The newest capture time among them: that of what is made from them."""
+        return max(example.capture_ms for example in self.inputs.values())
+
+
+class Decision:
+    """What a step's first half decided. The base carries it out, whatever the task does afterwards.
+
+    Attributes:
+        fates: Inputs whose fate is settled, each with it.
+        released: Inputs that the operator holds no longer; a job that runs on them holds them by itself.
+        job: What to run the task on, if anything.
+        wake_steady_ms: When to step again without an arrival; None: not before one arrives.
+    """
+
+    __slots__ = ("fates", "job", "released", "wake_steady_ms")
+
+    def __init__(self, job: Job | None = None) -> None:
+        self.fates: list[tuple[Example, Fate]] = []
+        self.released: list[Example] = []
+        self.job = job
+        self.wake_steady_ms: float | None = None
+
+    def let_go(self, example: Example, fate: Fate) -> None:
+        """Hold `example` no longer; if no job was ever started with it, this is its fate."""
+        if not example.is_used:
+            self.fates.append((example, fate))
+        self.released.append(example)
+
+
+class Output(NamedTuple):
+    """One example to send.
+
+    Attributes:
+        id: Its 16 bytes.
+        payload: Its bytes.
+        capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
+    """
+
+    id: bytes
+    payload: bytes
+    capture_ms: int
+
+
+class Outcome(NamedTuple):
+    """What a step's second half made of the task's result.
+
+    Attributes:
+        output: What to send on; None to send nothing.
+        value: What `next()` returns.
+    """
+
+    output: Output | None
+    value: Any

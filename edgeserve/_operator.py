@@ -1,0 +1,314 @@
+"""The life that all operators share: one step at a time, in a `for` or an `async for`, until it is closed.
+
+`Operator` owns stepping, stopping and closing and knows nothing of what a step does: that is `_step`, written by
+`DataSource` and, for all operators that receive, by `Consuming` in `_consuming.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import enum
+import logging
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar, final
+
+from edgeserve._core.clock import SYSTEM_CLOCK, Clock
+from edgeserve._core.ledger import Stats
+from edgeserve._run import run
+from edgeserve.errors import EdgeServeError, UsageError
+
+T = TypeVar("T")
+Self = TypeVar("Self", bound="Operator[Any]")
+
+_log = logging.getLogger("edgeserve.operator")
+
+_SLICE_MS = 50
+
+
+class End(enum.Enum):
+    """What a step returns when there is nothing more to come."""
+
+    OF_STREAM = "the end of the stream"
+
+
+@dataclass(frozen=True)
+class Life:
+    """How an operator lives.
+
+    Attributes:
+        clock: Where it reads the time; None for the machine's.
+        idle_timeout_ms: How long a consumer waits for an arrival before the iteration stops; None: for ever.
+        close_timeout_ms: How long closing waits for a step that is under way, and for confirmations.
+    """
+
+    clock: Clock | None = None
+    idle_timeout_ms: float | None = None
+    close_timeout_ms: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.idle_timeout_ms is not None and not self.idle_timeout_ms >= 0:
+            raise UsageError(f"idle_timeout_ms is {self.idle_timeout_ms!r}: expected 0 ms or more, or None")
+        if not self.close_timeout_ms >= 0:
+            raise UsageError(f"close_timeout_ms is {self.close_timeout_ms!r}: expected 0 ms or more")
+
+
+class Operator(ABC, Generic[T]):
+    """What is common to `DataSource`, `Compute` and `Materialize`.
+
+    Iterate with `next()`, `for` or `async for`; `run()` steps until the stream ends or the process is told to stop.
+    Close with `with` or `close()`; what is still open when the interpreter exits is closed then. One operator makes
+    one step at a time: a second thread that calls `next()` waits for its turn.
+    """
+
+    def __init__(self, name: str, life: Life) -> None:
+        self._name = name
+        self._life = life
+        self._clock: Clock = life.clock if life.clock is not None else SYSTEM_CLOCK
+        self._parts = ExitStack()
+        self._pid = os.getpid()
+        self._turn = threading.Lock()
+        self._turn_owner: int | None = None
+        self._is_stopping = False
+        self._is_closed = False
+        self._closes_after_step = False
+        self._worker: _StepThread | None = None
+        self._pending: Future[T | End | None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The operator's name: its `source_id`, `worker_id` or `sink_id`."""
+        return self._name
+
+    @property
+    @abstractmethod
+    def stats(self) -> Stats:
+        """What it received, what became of that, and what it sent; also after `close()`."""
+
+    @abstractmethod
+    def _step(self) -> T | End | None:
+        """Make one step; return the end when `_is_stopping` is seen while waiting."""
+
+    @abstractmethod
+    def _stop_waiting(self) -> None:
+        """Make a step give up what it waits for without looking at `_is_stopping`."""
+
+    @property
+    def _may_abandon_step(self) -> bool:
+        """Whether the step under way has taken nothing in yet and waits for something that can't be told to stop."""
+        return False
+
+    @final
+    def __iter__(self: Self) -> Self:
+        return self
+
+    @final
+    def __next__(self) -> T | None:
+        pending = self._pending
+        result = self._take_turn() if pending is None else self._finished_pending(pending)
+        if result is End.OF_STREAM:
+            raise StopIteration
+        return result
+
+    @final
+    def __aiter__(self: Self) -> Self:
+        return self
+
+    @final
+    async def __anext__(self) -> T | None:
+        """Make one step in a thread of the operator's own.
+
+        A cancelled call leaves its step running; the next call waits for that step and returns its result.
+        """
+        if self._pending is None:
+            self._check_usable()
+            if self._worker is None:
+                self._worker = _StepThread(f"edgeserve-{self._name}")
+            self._pending = self._worker.submit(self._take_turn)
+        await _until_done(self._pending)
+        result = self._finished_pending(self._pending)
+        if result is End.OF_STREAM:
+            raise StopAsyncIteration
+        return result
+
+    @final
+    def __enter__(self: Self) -> Self:
+        self._check_usable()
+        return self
+
+    @final
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except EdgeServeError as closing_error:
+            if error is None:
+                raise
+            # The error that ended the block tells more than what closing stumbled over because of it.
+            _log.error("operator %s: while closing: %s", self._name, closing_error)
+
+    @final
+    def run(self) -> None:
+        """Step until the stream ends, SIGTERM comes or `stop()` is called, then close.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the operator is closed first.
+            Exception: What a step raised; the operator is closed first.
+        """
+        run(self)
+
+    @final
+    def stop(self) -> None:
+        """Ask for the end: a step that waits, or the next one, ends the iteration. From any thread."""
+        self._is_stopping = True
+
+    @final
+    def close(self) -> None:
+        """Wait for the step under way and for confirmations, then give everything back. Does nothing when repeated.
+
+        Called by a task or a gate of the operator itself, it takes effect at the end of their step.
+
+        Raises:
+            DeliveryError: Not everything was confirmed within `close_timeout_ms`.
+        """
+        self._is_stopping = True
+        if self._is_closed:
+            return
+        if self._turn_owner == threading.get_ident():
+            self._closes_after_step = True
+            return
+        if self._pid != os.getpid():
+            self._is_closed = True  # the parts are the parent's: neither used nor closed here
+            return
+        has_turn = self._turn_within(self._life.close_timeout_ms)
+        try:
+            if not has_turn and not self._may_abandon_step:
+                _log.warning("operator %s: closed while its step was still running", self._name)
+            self._close_parts()
+        finally:
+            if has_turn:
+                self._turn.release()
+
+    def _turn_within(self, timeout_ms: float) -> bool:
+        """Wait until no step is under way. Whether that is so in the end."""
+        waited_ms = 0
+        while not self._turn.acquire(timeout=_SLICE_MS / 1000):
+            waited_ms += _SLICE_MS
+            if self._may_abandon_step or waited_ms >= timeout_ms:
+                self._stop_waiting()
+                return self._turn.acquire(timeout=_SLICE_MS / 1000)
+        return True
+
+    def _close_parts(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        _open_operators.discard(self)
+        if self._worker is not None:
+            self._worker.end()
+        self._parts.close()
+
+    def _opened(self) -> None:
+        """The constructor is done: from now on the interpreter's exit closes the operator."""
+        _open_operators.add(self)
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise UsageError(f"operator {self._name!r} is closed: make a new one")
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"operator {self._name!r} was made in process {self._pid} and does not work in its fork "
+                f"{os.getpid()}: make it after the fork"
+            )
+
+    def _take_turn(self) -> T | End | None:
+        self._check_usable()
+        if self._turn_owner == threading.get_ident():
+            raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
+        with self._turn:
+            if self._is_stopping:
+                return End.OF_STREAM
+            self._turn_owner = threading.get_ident()
+            try:
+                return self._step()
+            except (StopIteration, StopAsyncIteration) as error:
+                # Passed on, it would end the iteration as if there were nothing more to come.
+                raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
+            finally:
+                self._turn_owner = None
+                if self._closes_after_step:
+                    self._close_parts()
+
+    def _finished_pending(self, pending: Future[T | End | None]) -> T | End | None:
+        try:
+            return pending.result()
+        finally:
+            if pending.done():
+                self._pending = None
+
+
+class _StepThread:
+    """A daemon thread that runs one call after the other; it neither holds up the exit nor outlives a wait."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Run `call` after those before it."""
+        future: Future[T] = Future()
+
+        def run_call() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+        self._calls.put(run_call)
+        return future
+
+    def end(self) -> None:
+        """End the thread after the calls that it was given."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
+async def _until_done(pending: Future[T]) -> None:
+    """Wait without owning: cancelling the wait leaves `pending` as it is."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def wake(_: Future[T]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(done.set)
+
+    pending.add_done_callback(wake)
+    await done.wait()
+
+
+_open_operators: set[Operator[Any]] = set()
+
+
+def _close_all() -> None:
+    for operator in list(_open_operators):
+        try:
+            operator.close()
+        except EdgeServeError as error:
+            _log.error("operator %s: while closing at exit: %s", operator.name, error)
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_operators.clear)

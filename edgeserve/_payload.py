@@ -1,0 +1,32 @@
+"""What gates return, as the bytes that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeserve.errors import UsageError
+from edgeserve.message_format import whole_bytes
+
+
+def gated_out(gate: Callable[[Any], Any] | None, value: Any, gate_name: str) -> bytes | None:
+    """Pass a value through the gate before a send: bytes-like as it is, str as UTF-8, None for nothing.
+
+    Raises:
+        UsageError: The gate returned something else, or there is none and the value is no bytes.
+    """
+    result = value if gate is None else gate(value)
+    if result is None or type(result) is bytes:
+        return result
+    if isinstance(result, str):
+        return result.encode("utf-8")
+    try:
+        return whole_bytes(result, "what leaves")
+    except UsageError as error:
+        if gate is None:
+            raise UsageError(
+                f"{gate_name}= is needed, to make bytes of {type(value).__name__}: {value!r:.80}"
+            ) from error
+        raise UsageError(
+            f"{gate_name} returned {type(result).__name__} {result!r:.80}: expected bytes, str or None"
+        ) from error

@@ -1,0 +1,69 @@
+"""What a task's signature says: which parameter takes the examples of which source."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgeserve.errors import UsageError
+from edgeserve.message_format import name_field
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def bind_sources(task: Callable[..., Any], inputs: Mapping[str, str] | None) -> dict[str, str]:
+    """The sources that a task takes, by parameter, in the order of its parameters (or of `inputs`).
+
+    Without `inputs`, each parameter takes the source of its own name. With it, the parameters that it leaves out
+    keep their defaults.
+
+    Raises:
+        UsageError: The signature and `inputs` do not say, or a name can be no operator's.
+    """
+    if not callable(task):
+        raise UsageError(f"the task is {task!r}: expected something that can be called")
+    bound = dict(inputs) if inputs is not None else _from_signature(task)
+    if not bound:
+        raise UsageError(
+            "the task has no inputs: give it one parameter for each source, or inputs={'parameter': 'source'}"
+        )
+    for parameter, source in bound.items():
+        if not isinstance(parameter, str):
+            raise UsageError(f"inputs= maps names of parameters to names of sources; {parameter!r} is no name")
+        check_name(source, f"the source of parameter {parameter!r}")
+    if len(set(bound.values())) < len(bound):
+        raise UsageError(f"two parameters take the same source: {bound}")
+    return bound
+
+
+def check_name(name: object, what: str) -> bytes:
+    """The name of an operator as it travels, 16 bytes.
+
+    Raises:
+        UsageError: It is empty, contains NUL, or is over 16 bytes of UTF-8; the message begins with `what`.
+    """
+    try:
+        field = name_field(name)  # type: ignore[arg-type] # it checks
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from error
+    if not name:
+        raise UsageError(f"{what}: the name of an operator is empty")
+    return field
+
+
+def _from_signature(task: Callable[..., Any]) -> dict[str, str]:
+    hint = "name the sources yourself: inputs={'parameter': 'source'}"
+    try:
+        parameters = inspect.signature(task).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the task {task!r} does not say what its parameters are; {hint}") from error
+    for parameter in parameters:
+        if parameter.kind not in _NAMED:
+            raise UsageError(f"the task's parameter {str(parameter)!r} names no source; {hint}")
+        if parameter.default is not inspect.Parameter.empty:
+            raise UsageError(
+                f"the task's parameter {parameter.name!r} has a default, so that it is unclear whether it takes a "
+                f"source; {hint} (those left out keep their defaults)"
+            )
+    return {parameter.name: parameter.name for parameter in parameters}

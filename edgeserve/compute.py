@@ -1,0 +1,136 @@
+"""`Compute` joins examples by the time of their capture and runs a task on what belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from edgeserve._broker.base import Share
+from edgeserve._consuming import Consuming, Gate, Inputs, Outputs, Values
+from edgeserve._core.clock import Clock, Now
+from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin
+from edgeserve._core.ledger import derive_id
+from edgeserve._core.step import Decision, Example, Job, Outcome, Output
+from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._operator import Life
+from edgeserve._payload import gated_out
+from edgeserve._task import bind_sources, check_name
+from edgeserve._topics import topic_list
+from edgeserve.address import Address
+from edgeserve.errors import UsageError
+
+__all__ = ["Compute"]
+
+
+class Compute(Consuming[bytes]):
+    """Runs a task on examples of one or more sources, joined by capture time, and sends its output on.
+
+    The name of the upstream operator is the name of the task's parameter. `next()` takes one arriving example, or a
+    moment that was waited for, and returns the bytes that were sent, or None.
+
+    Args:
+        task: Called with one keyword argument for each source. None from it sends nothing.
+        pulsar_node: The broker; None for the local one.
+        worker_id: This operator's name, at most 16 bytes: the name of its outputs and of its subscription.
+        gate_in: Called on each arriving payload (bytes); its result is the task's argument. None drops the example.
+            A dict holds one gate for each source.
+        gate_out: Called on the task's output; bytes-like or str (as UTF-8) leaves. None, or nothing in it, sends
+            nothing.
+        ftp, ftp_memory, ftp_delete, local_ftp_path: Lazy data routing; not in this version.
+        topic_in: The topic of the inputs, or several.
+        topic_out: The topic of the outputs.
+        max_time_diff_ms: How far apart the capture times of examples may lie that are joined, ends included.
+        no_overlap: Whether an example is used once at most.
+        min_interval_ms: The least time from one start of the task to the next.
+        log_path, log_filename, log_verbose: Replay logs; not in this version.
+        drop_if_older_than_ms: Examples are not served whose capture lies further back, when they arrive and when
+            they are first used. None: any age.
+        join: `'latest'` runs as soon as any source is new, with the newest of each; `'nearest'` matches each example
+            of the first parameter once, with the nearest in capture time of every other source.
+        max_wait_ms: How long a match of `'nearest'` waits to become final.
+        max_waiting: How many examples of one source `'nearest'` keeps; beyond that the oldest is evicted.
+        inputs: Sources by parameter, where the parameters' names can't be those of the sources.
+        decode: Turns what `gate_in` returned into the task's argument, just before the task.
+        clock: Where time is read; None for the machine's clocks.
+        idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
+        close_timeout_ms: How long `close()` waits for the broker's confirmations.
+
+    Raises:
+        UsageError: An argument is wrong; the message says which, and what was expected.
+        BrokerError, BrokerUnreachable: The broker can't be used.
+    """
+
+    def __init__(
+        self,
+        task: Callable[..., Any],
+        pulsar_node: Address,
+        worker_id: str = "worker1",
+        gate_in: Gate | Mapping[str, Gate] | None = None,
+        gate_out: Gate | None = None,
+        ftp: bool = False,
+        ftp_memory: bool = False,
+        ftp_delete: bool = False,
+        local_ftp_path: str = DEFAULT_FTP_PATH,
+        topic_in: str | Sequence[str] = "src",
+        topic_out: str = "dst",
+        max_time_diff_ms: int = 10_000,
+        no_overlap: bool = False,
+        min_interval_ms: float = 0,
+        log_path: str | None = None,
+        log_filename: str | None = None,
+        drop_if_older_than_ms: int | None = None,
+        log_verbose: bool = False,
+        *,
+        join: Literal["latest", "nearest"] = "latest",
+        max_wait_ms: float = 1000,
+        max_waiting: int = 10_000,
+        inputs: Mapping[str, str] | None = None,
+        decode: Callable[[Any], Any] | None = None,
+        clock: Clock | None = None,
+        idle_timeout_ms: float | None = None,
+        close_timeout_ms: int = 10_000,
+    ) -> None:
+        refuse_ftp(ftp=ftp, ftp_memory=ftp_memory, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
+        refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
+        self._op_from = check_name(worker_id, "worker_id")
+        sources = bind_sources(task, inputs)
+        policy = JoinPolicy(sources, max_time_diff_ms, no_overlap, min_interval_ms, drop_if_older_than_ms)
+        self._join = _make_join(join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)
+        self._task = task
+        self._sources = frozenset(sources.values())
+        self._gate_out = gate_out
+        # Replicas share single examples; a join must see all of its streams, so that one is active.
+        share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
+        super().__init__(
+            worker_id,
+            Life(clock, idle_timeout_ms, close_timeout_ms),
+            Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task),
+            Values(gate_in, decode),
+            Outputs(topic_out, self._op_from),
+        )
+
+    def _knows(self, source: str) -> bool:
+        return source in self._sources
+
+    def _decide(self, arrival: Example | None, now: Now) -> Decision:
+        return self._join.decide(arrival, now)
+
+    def _call(self, job: Job) -> Any:
+        return self._task(**{name: self._values.task_value(example) for name, example in job.inputs.items()})
+
+    def _finish(self, job: Job, result: Any) -> Outcome:
+        payload = None if result is None else gated_out(self._gate_out, result, "gate_out")
+        if not payload:
+            return Outcome(None, None)
+        output_id = derive_id(self._op_from, [example.id for example in job.examples])
+        return Outcome(Output(output_id, payload, job.capture_ms), payload)
+
+
+def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:
+    if kind == "latest":
+        return LatestJoin(policy)
+    if kind != "nearest":
+        raise UsageError(f"join is {kind!r}: expected 'latest' or 'nearest'")
+    if len(policy.parameters) == 1:
+        raise UsageError("join='nearest' needs a task with two parameters or more: there is nothing to be near to")
+    return NearestJoin(policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)

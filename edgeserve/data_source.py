@@ -1,0 +1,150 @@
+"""`DataSource` sends what a stream yields; its relatives bring their own streams."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from edgeserve._broker.connections import ConnectionLease
+from edgeserve._broker.outbox import Outbox
+from edgeserve._consuming import Gate
+from edgeserve._core.clock import Clock
+from edgeserve._core.ledger import Ledger, Stats
+from edgeserve._core.step import Example, Fate, Output
+from edgeserve._later import refuse_log
+from edgeserve._operator import End, Life, Operator
+from edgeserve._payload import gated_out
+from edgeserve._task import check_name
+from edgeserve._topics import topic_list
+from edgeserve.address import Address
+from edgeserve.errors import UsageError
+
+__all__ = ["DataSource"]
+
+
+class DataSource(Operator[bytes]):
+    """Sends each item of a stream as an example.
+
+    `next()` takes one item and returns the bytes that were sent, or None if the item was None or the gate dropped
+    it; it raises `StopIteration` when the stream ends. Sending does not wait for the broker: a failure is raised by
+    a later step or by `close()`.
+
+    Args:
+        stream: Any iterable, infinite ones too.
+        pulsar_node: The broker; None for the local one.
+        source_id: This source's name, at most 16 bytes of UTF-8: the parameter of the task that its examples go to.
+        gate: Called on each item; bytes-like or str (as UTF-8) is sent, None drops the item. None: items are sent
+            as they are.
+        topic: The topic to send to.
+        log_path, log_filename: Replay logs; not in this version.
+        event_time: Called on each item for its capture time, ms since the epoch; None: the time at which the stream
+            yielded it.
+        clock: Where time is read; None for the machine's clocks.
+        close_timeout_ms: How long `close()` waits for the broker's confirmations.
+
+    Raises:
+        UsageError: An argument is wrong; the message says which, and what was expected.
+        BrokerError, BrokerUnreachable: The broker can't be used.
+    """
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        pulsar_node: Address,
+        source_id: str,
+        gate: Gate | None = None,
+        topic: str = "src",
+        log_path: str | None = None,
+        log_filename: str | None = None,
+        *,
+        event_time: Callable[[Any], float] | None = None,
+        clock: Clock | None = None,
+        close_timeout_ms: int = 10_000,
+    ) -> None:
+        refuse_log(log_path=log_path, log_filename=log_filename)
+        op_from = check_name(source_id, "source_id")
+        (topic,) = topic_list(topic)
+        if not isinstance(stream, Iterable):
+            raise UsageError(f"the stream is a {type(stream).__name__}: expected something to iterate over")
+        for name, function in (("gate", gate), ("event_time", event_time)):
+            if function is not None and not callable(function):
+                raise UsageError(f"{name}= is {function!r}: expected something that can be called")
+        super().__init__(source_id, Life(clock, None, close_timeout_ms))
+        self._gate = gate
+        self._event_time = event_time
+        self._ledger = Ledger()
+        self._is_in_stream = False
+        with self._parts as opening:  # closes what is open already when the rest fails
+            lease = ConnectionLease(pulsar_node)
+            opening.callback(lease.close)
+            self._outbox = Outbox(lease.connection.producer(topic), str(lease.address), op_from)
+            opening.callback(self._outbox.close, close_timeout_ms)
+            self._parts = opening.pop_all()
+        self._stream = iter(stream)
+        self._opened()
+
+    @property
+    def stats(self) -> Stats:
+        """What it took from its stream, what became of that, and what it sent; also after `close()`."""
+        return self._ledger.stats(sent=self._outbox.sent, unconfirmed=self._outbox.unconfirmed)
+
+    def _stop_waiting(self) -> None:
+        self._outbox.stop()
+
+    @property
+    def _may_abandon_step(self) -> bool:
+        return self._is_in_stream
+
+    def _step(self) -> bytes | End | None:
+        self._outbox.raise_failure()
+        self._is_in_stream = True
+        try:
+            item = next(self._stream, End.OF_STREAM)
+        finally:
+            self._is_in_stream = False
+        if item is End.OF_STREAM or self._is_closed:
+            return End.OF_STREAM
+        taken = Example(uuid.uuid4().bytes, self._name, item, self._clock.now().wall_ms)
+        self._ledger.receive(taken)
+        fate = Fate.FAILED  # unless the end is reached: an item can't be taken from its stream again
+        try:
+            payload = self._send(taken)
+            fate = Fate.GATED if payload is None else Fate.USED
+        finally:
+            self._ledger.settle([(taken, fate)])
+            self._ledger.release([taken])
+        return payload
+
+    def _send(self, taken: Example) -> bytes | None:
+        item = taken.value
+        if item is None:
+            return None
+        payload = gated_out(self._gate, item, "gate")
+        if payload is None:
+            return None
+        capture_ms = taken.capture_ms if self._event_time is None else _checked_ms(self._event_time(item))
+        self._outbox.send(Output(taken.id, payload, capture_ms), _nothing)
+        return payload
+
+
+def _checked_ms(capture_ms: float) -> int:
+    """A capture time in whole ms.
+
+    Raises:
+        UsageError: It is no number, or 0 or less, which the wire cannot carry.
+    """
+    try:
+        whole_ms = int(capture_ms)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"event_time returned {capture_ms!r}: expected ms since the epoch") from error
+    if not 0 < whole_ms < 1 << 63:
+        raise UsageError(
+            f"event_time returned {capture_ms!r}: expected ms since the epoch, more than 0; give a recording that "
+            "starts at 0 an offset"
+        )
+    return whole_ms
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,86 @@
+"""What edgeserve raises. What your task or gate raises comes through as it is.
+
+EdgeServeError
+  UsageError (ValueError)         the call is wrong; nothing was sent
+    PayloadTooLarge               has .size_bytes and .limit_bytes; lazy routing carries what is larger
+  MissingExtra (ImportError)      the message has the command that installs it
+  MalformedMessage (ValueError)   the bytes are wrong; counted, and the stream goes on
+  BrokerError                     address, permission or topic; has .address
+    BrokerUnreachable             has .waited_ms
+    DeliveryError                 a send failed; its input stays unacknowledged
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerError",
+    "BrokerUnreachable",
+    "DeliveryError",
+    "EdgeServeError",
+    "MalformedMessage",
+    "MissingExtra",
+    "PayloadTooLarge",
+    "UsageError",
+]
+
+
+class EdgeServeError(Exception):
+    """The base of everything that edgeserve raises by itself."""
+
+
+class UsageError(EdgeServeError, ValueError):
+    """The call is wrong: an argument, a name, or an operator used after `close()`. Nothing was sent."""
+
+
+class PayloadTooLarge(UsageError):
+    """An example is larger than the broker takes.
+
+    Attributes:
+        size_bytes: How large the message would be, its ids and header included.
+        limit_bytes: What the broker takes.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int, topic: str) -> None:
+        super().__init__(
+            f"a message of {size_bytes:,} bytes for topic {topic!r} is over the broker's limit of "
+            f"{limit_bytes:,}: send a smaller payload, or keep it where it was made and send its URL "
+            "(lazy data routing)"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class MissingExtra(EdgeServeError, ImportError):
+    """A feature needs a package that is not installed; the message has the command that installs it."""
+
+
+class MalformedMessage(EdgeServeError, ValueError):
+    """Bytes that are not what their format promises. Operators count such a message and go on."""
+
+
+class BrokerError(EdgeServeError):
+    """The broker refused: its address, a permission, or a topic.
+
+    Attributes:
+        address: The broker's address, without credentials.
+    """
+
+    def __init__(self, message: str, address: str) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+class BrokerUnreachable(BrokerError):
+    """Nothing answered at the broker's address.
+
+    Attributes:
+        waited_ms: How long was waited for an answer, in ms.
+    """
+
+    def __init__(self, message: str, address: str, waited_ms: int) -> None:
+        super().__init__(message, address)
+        self.waited_ms = waited_ms
+
+
+class DeliveryError(BrokerError):
+    """A send was not confirmed by the broker. The inputs it was made from stay unacknowledged."""

@@ -1,0 +1,92 @@
+"""`Materialize` hands predictions to where they are used: a screen, an actuator, a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from edgeserve._broker.base import Share
+from edgeserve._consuming import Consuming, Gate, Inputs, Values
+from edgeserve._core.clock import Clock, Now
+from edgeserve._core.step import Decision, Example, Job, Outcome
+from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._operator import Life
+from edgeserve._topics import topic_list
+from edgeserve.address import Address
+from edgeserve.errors import UsageError
+
+__all__ = ["Materialize"]
+
+T = TypeVar("T")
+
+
+class Materialize(Consuming[T]):
+    """Calls a function on each example of a topic, in order, and acknowledges it when the function has returned.
+
+    `next()` waits for one example and returns what the function returned, or None if the gate dropped it. A second
+    operator with the same `sink_id` stands by and takes over when the first one goes.
+
+    Args:
+        materialize: Called with each example's payload (bytes, or what `gate` and `decode` made of it).
+        pulsar_node: The broker; None for the local one.
+        gate: Called on each arriving payload; None from it drops the example.
+        ftp, ftp_delete, local_ftp_path: Lazy data routing; not in this version.
+        topic: The topic to read, or several.
+        log_path, log_filename: Replay logs; not in this version.
+        sink_id: This operator's name, and that of its subscription.
+        decode: Turns what `gate` returned into the function's argument.
+        clock: Where time is read; None for the machine's clocks.
+        idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
+        close_timeout_ms: How long `close()` waits for a step that is under way.
+
+    Raises:
+        UsageError: An argument is wrong; the message says which, and what was expected.
+        BrokerError, BrokerUnreachable: The broker can't be used.
+    """
+
+    def __init__(
+        self,
+        materialize: Callable[[Any], T],
+        pulsar_node: Address,
+        gate: Gate | None = None,
+        ftp: bool = False,
+        ftp_delete: bool = False,
+        local_ftp_path: str = DEFAULT_FTP_PATH,
+        topic: str | Sequence[str] = "dst",
+        log_path: str | None = None,
+        log_filename: str | None = None,
+        *,
+        sink_id: str = "my-sub",
+        decode: Callable[[Any], Any] | None = None,
+        clock: Clock | None = None,
+        idle_timeout_ms: float | None = None,
+        close_timeout_ms: int = 10_000,
+    ) -> None:
+        refuse_ftp(ftp=ftp, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
+        refuse_log(log_path=log_path, log_filename=log_filename)
+        if not callable(materialize):
+            raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
+        if not isinstance(sink_id, str) or not sink_id or "\0" in sink_id:
+            raise UsageError(f"sink_id is {sink_id!r}: expected a name of one character or more, without NUL")
+        self._materialize = materialize
+        super().__init__(
+            sink_id,
+            Life(clock, idle_timeout_ms, close_timeout_ms),
+            Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
+            Values(gate, decode),
+            outputs=None,
+        )
+
+    def _decide(self, arrival: Example | None, now: Now) -> Decision:
+        if arrival is None:
+            return Decision()
+        arrival.is_used = True
+        decision = Decision(Job({"example": arrival}))
+        decision.released.append(arrival)
+        return decision
+
+    def _call(self, job: Job) -> T:
+        return self._materialize(self._values.task_value(job.inputs["example"]))
+
+    def _finish(self, job: Job, result: T) -> Outcome:
+        return Outcome(None, result)
