@@ -9,7 +9,7 @@ from edgeserve._core.step import Fate
 from edgeserve._run import run
 from edgeserve.address import LocalAddress, PulsarAddress
 from edgeserve.compute import Compute
-from edgeserve.data_source import DataSource
+from edgeserve.data_source import CameraSource, CodeSource, DataSource, SimulateTimeSeries, SimulateVideoWithTimestamps
 from edgeserve.errors import (
     BrokerError,
     BrokerUnreachable,
@@ -22,6 +22,7 @@ from edgeserve.errors import (
 )
 from edgeserve.materialize import Materialize
 from edgeserve.message_format import BaseBytesCodec, GraphCodec, NetworkCodec
+from edgeserve.window import Window
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,8 @@ __all__ = [
     "BaseBytesCodec",
     "BrokerError",
     "BrokerUnreachable",
+    "CameraSource",
+    "CodeSource",
     "Compute",
     "DataSource",
     "DeliveryError",
@@ -42,7 +45,10 @@ __all__ = [
     "NetworkCodec",
     "PayloadTooLarge",
     "PulsarAddress",
+    "SimulateTimeSeries",
+    "SimulateVideoWithTimestamps",
     "Stats",
     "UsageError",
+    "Window",
     "run",
 ]

@@ -23,6 +23,7 @@ from edgeserve._core.clock import Now
 from edgeserve._core.ledger import Ledger, Stats, used
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
 from edgeserve._operator import End, Life, Operator
+from edgeserve._task import check_callables
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 
@@ -80,10 +81,9 @@ class Values:
     decode: Callable[[Any], Any] | None
 
     def __post_init__(self) -> None:
-        gates = self.gate.values() if isinstance(self.gate, Mapping) else [self.gate]
-        for function in (*gates, self.decode):
-            if function is not None and not callable(function):
-                raise UsageError(f"a gate or decode= is {function!r}: expected something that can be called")
+        for gate in self.gate.values() if isinstance(self.gate, Mapping) else [self.gate]:
+            check_callables(gate=gate)
+        check_callables(decode=self.decode)
 
     def gated(self, example: Example) -> Any:
         """What the gate makes of the example's payload."""

@@ -29,10 +29,16 @@ MAGIC = b"\x93NUMPY\x01\x00"
 HEADER_AT = len(MAGIC) + 2
 # As in NumPy; room for records of some 300 fields.
 MAX_HEADER_SIZE = 10_000
+MAX_DIMENSIONS = 64
 
-# Strings without escapes, True, False, whole numbers and brackets: nothing here makes a parser work hard.
-_HEADER = re.compile(r"""(?:'[^'\\\r\n]*'|"[^"\\\r\n]*"|True|False|[0-9]{1,19}|[][(){},:]|[ \n])*""")
-_SCALAR = re.compile(r"[<>|=]?(?:[biufc][0-9]{1,2}|[SUV][0-9]{1,10}|[mM]8(?:\[[0-9]*(?:[YMWDhms]|[munpfa]s)\])?)")
+# Strings with the escapes that repr() writes, True, False, whole numbers and brackets: nothing here makes a
+# parser work hard.
+_ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+_HEADER = re.compile(
+    rf"""(?:'(?:[^'\\\r\n]|{_ESCAPE})*'|"(?:[^"\\\r\n]|{_ESCAPE})*"|True|False|[0-9]{{1,19}}|[][(){{}},:]|[ \n])*"""
+)
+# Sizes of 9 digits and more would overflow in some versions of NumPy.
+_SCALAR = re.compile(r"[<>|=]?(?:[biufc][0-9]{1,2}|[SUV][0-9]{1,8}|[mM]8(?:\[[0-9]*(?:[YMWDhms]|[munpfa]s)\])?)")
 
 
 def read_array(payload: Buffer) -> NDArray[Any]:
@@ -121,7 +127,10 @@ def _parsed_header(header: bytes) -> tuple[Any, tuple[int, ...], str, int]:
             raise ValueError("it is not a dict of descr, fortran_order and shape")
         shape, fortran = fields["shape"], fields["fortran_order"]
         if not _is_shape(shape) or not isinstance(fortran, bool):
-            raise ValueError(f"shape {shape!r} is not a tuple of sizes, or fortran_order {fortran!r} not a bool")
+            raise ValueError(
+                f"shape {shape!r:.80} is not a tuple of sizes, at most {MAX_DIMENSIONS}, "
+                f"or fortran_order {fortran!r:.80} not a bool"
+            )
         _check_descr(fields["descr"])
         dtype = require("numpy.lib.format", "arrays", "array_in").descr_to_dtype(fields["descr"])
     except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
@@ -154,7 +163,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and all(type(size) is int for size in shape)
+    return isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS and all(type(size) is int for size in shape)
 
 
 @lru_cache(maxsize=256)

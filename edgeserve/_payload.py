@@ -24,9 +24,7 @@ def gated_out(gate: Callable[[Any], Any] | None, value: Any, gate_name: str) -> 
         return whole_bytes(result, "what leaves")
     except UsageError as error:
         if gate is None:
-            raise UsageError(
-                f"{gate_name}= is needed, to make bytes of {type(value).__name__}: {value!r:.80}"
-            ) from error
+            raise UsageError(f"{gate_name}= has to make bytes of {type(value).__name__} {value!r:.80}") from error
         raise UsageError(
             f"{gate_name} returned {type(result).__name__} {result!r:.80}: expected bytes, str or None"
         ) from error

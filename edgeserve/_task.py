@@ -25,9 +25,7 @@ def bind_sources(task: Callable[..., Any], inputs: Mapping[str, str] | None) -> 
         raise UsageError(f"the task is {task!r}: expected something that can be called")
     bound = dict(inputs) if inputs is not None else _from_signature(task)
     if not bound:
-        raise UsageError(
-            "the task has no inputs: give it one parameter for each source, or inputs={'parameter': 'source'}"
-        )
+        raise UsageError("the task has no parameters: give it one for each source, named after the source")
     for parameter, source in bound.items():
         if not isinstance(parameter, str):
             raise UsageError(f"inputs= maps names of parameters to names of sources; {parameter!r} is no name")
@@ -50,6 +48,17 @@ def check_name(name: object, what: str) -> bytes:
     if not name:
         raise UsageError(f"{what}: the name of an operator is empty")
     return field
+
+
+def check_callables(**functions: object) -> None:
+    """Check optional functions, given by the names of their arguments.
+
+    Raises:
+        UsageError: One is neither None nor can be called.
+    """
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise UsageError(f"{name}= is {function!r}: expected something that can be called")
 
 
 def _from_signature(task: Callable[..., Any]) -> dict[str, str]:

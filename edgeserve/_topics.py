@@ -15,10 +15,18 @@ def topic_list(topic: str | Sequence[str]) -> Sequence[str]:
     Raises:
         UsageError: There is none, or one is not a str.
     """
-    topics = [topic] if isinstance(topic, str) else list(topic)
-    for name in topics:
-        if not isinstance(name, str) or not name:
-            raise UsageError(f"{name!r} is no topic's name: expected a str of one character or more")
+    topics = list(topic) if isinstance(topic, (list, tuple)) else [one_topic(topic)]
     if not topics:
         raise UsageError("there is no topic to read: give one or more")
-    return list(dict.fromkeys(topics))
+    return list(dict.fromkeys(one_topic(name) for name in topics))
+
+
+def one_topic(topic: object) -> str:
+    """The name of one topic.
+
+    Raises:
+        UsageError: It is no str, or empty.
+    """
+    if not isinstance(topic, str) or not topic:
+        raise UsageError(f"{topic!r} is no topic's name: expected a str of one character or more")
+    return topic

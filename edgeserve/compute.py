@@ -14,8 +14,8 @@ from edgeserve._core.step import Decision, Example, Job, Outcome, Output
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._operator import Life
 from edgeserve._payload import gated_out
-from edgeserve._task import bind_sources, check_name
-from edgeserve._topics import topic_list
+from edgeserve._task import bind_sources, check_callables, check_name
+from edgeserve._topics import one_topic, topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 
@@ -92,6 +92,7 @@ class Compute(Consuming[bytes]):
     ) -> None:
         refuse_ftp(ftp=ftp, ftp_memory=ftp_memory, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
         refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
+        check_callables(gate_out=gate_out)
         self._op_from = check_name(worker_id, "worker_id")
         sources = bind_sources(task, inputs)
         policy = JoinPolicy(sources, max_time_diff_ms, no_overlap, min_interval_ms, drop_if_older_than_ms)
@@ -106,7 +107,7 @@ class Compute(Consuming[bytes]):
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task),
             Values(gate_in, decode),
-            Outputs(topic_out, self._op_from),
+            Outputs(one_topic(topic_out), self._op_from),
         )
 
     def _knows(self, source: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from edgeserve._broker.connections import ConnectionLease
@@ -15,12 +17,15 @@ from edgeserve._core.step import Example, Fate, Output
 from edgeserve._later import refuse_log
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import gated_out
-from edgeserve._task import check_name
-from edgeserve._topics import topic_list
+from edgeserve._task import check_callables, check_name
+from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
+from edgeserve.gates import csv_row_out, text_out
+from edgeserve.sources import Captured, camera_frames, time_series, video_frames
+from edgeserve.sources._frames import CameraId
 
-__all__ = ["DataSource"]
+__all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
 
 
 class DataSource(Operator[bytes]):
@@ -64,12 +69,10 @@ class DataSource(Operator[bytes]):
     ) -> None:
         refuse_log(log_path=log_path, log_filename=log_filename)
         op_from = check_name(source_id, "source_id")
-        (topic,) = topic_list(topic)
+        topic = one_topic(topic)
         if not isinstance(stream, Iterable):
             raise UsageError(f"the stream is a {type(stream).__name__}: expected something to iterate over")
-        for name, function in (("gate", gate), ("event_time", event_time)):
-            if function is not None and not callable(function):
-                raise UsageError(f"{name}= is {function!r}: expected something that can be called")
+        check_callables(gate=gate, event_time=event_time)
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         self._gate = gate
         self._event_time = event_time
@@ -126,6 +129,128 @@ class DataSource(Operator[bytes]):
         capture_ms = taken.capture_ms if self._event_time is None else _checked_ms(self._event_time(item))
         self._outbox.send(Output(taken.id, payload, capture_ms), _nothing)
         return payload
+
+
+class CodeSource(DataSource):
+    """Sends pieces of code, as text.
+
+    Args:
+        stream: Any iterable of str.
+        pulsar_node, gate, topic: As for `DataSource`; the default gate encodes as UTF-8.
+    """
+
+    def __init__(
+        self, stream: Iterable[Any], pulsar_node: Address, gate: Gate | None = text_out, topic: str = "src"
+    ) -> None:
+        super().__init__(stream, pulsar_node, "code-source", gate, topic)
+
+
+class _CapturedSource(DataSource):
+    """A source that brings its own stream, whose items know when they were captured."""
+
+    def __init__(
+        self, stream: Generator[Captured[Any], None, None], pulsar_node: Address, source_id: str, gate: Gate, topic: str
+    ) -> None:
+        def gate_of_item(item: Captured[Any]) -> Any:
+            return gate(item.value)
+
+        super().__init__(stream, pulsar_node, source_id, gate_of_item, topic, event_time=_capture_ms)
+        self._parts.callback(_close_stream, stream)
+
+
+class CameraSource(_CapturedSource):
+    """Writes a camera's frames as JPEG into a folder that is served, and sends their URLs.
+
+    Args:
+        pulsar_node, source_id, gate, topic: As for `DataSource`; the gate gets the URL (str).
+        local_ftp_path: The folder for the frames; it is made where there is none.
+        global_ftp_path: The URL under which others find that folder.
+        width: Pixels.
+        height: Pixels.
+        cam_id: OpenCV's index of a camera, a device, the URL of a stream, or a video file.
+
+    Raises:
+        UsageError: An argument is wrong; the first step raises it if the camera can't be opened.
+        MissingExtra: OpenCV is not installed; raised by the first step.
+    """
+
+    def __init__(
+        self,
+        pulsar_node: Address,
+        local_ftp_path: str,
+        global_ftp_path: str,
+        width: int,
+        height: int,
+        source_id: str,
+        gate: Gate | None = None,
+        topic: str = "src",
+        cam_id: CameraId = 0,
+    ) -> None:
+        frames = camera_frames(local_ftp_path, global_ftp_path, width, height, cam_id)
+        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic)
+
+
+class SimulateVideoWithTimestamps(_CapturedSource):
+    """Sends the frames that a video shows at given times, as `CameraSource` does, at the intervals between the times.
+
+    Args:
+        timestamps: Positions in the video, in seconds, not decreasing.
+        pulsar_node, local_ftp_path, global_ftp_path, width, height, source_id, gate, topic: As for `CameraSource`.
+        cam_id: A video file, or a camera.
+
+    Raises:
+        UsageError: An argument is wrong; the first step raises it if the video can't be opened.
+        MissingExtra: OpenCV is not installed; raised by the first step.
+    """
+
+    def __init__(
+        self,
+        timestamps: Sequence[float],
+        pulsar_node: Address,
+        local_ftp_path: str,
+        global_ftp_path: str,
+        width: int,
+        height: int,
+        source_id: str,
+        gate: Gate | None = None,
+        topic: str = "src",
+        cam_id: CameraId = 0,
+    ) -> None:
+        frames = video_frames(timestamps, local_ftp_path, global_ftp_path, width, height, cam_id)
+        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic)
+
+
+class SimulateTimeSeries(_CapturedSource):
+    """Sends the rows of a CSV file at the intervals that its first column says, whatever a step took.
+
+    Args:
+        filename: A CSV file in UTF-8 whose first column is seconds; a line of column names may come first.
+        pulsar_node, source_id, topic: As for `DataSource`.
+        gate: Gets the row's values after the first column, a list of str. None: they are sent as a line of CSV.
+
+    Raises:
+        UsageError: An argument is wrong; a step raises it for a line that is no such row, with the line's number.
+    """
+
+    def __init__(
+        self,
+        filename: str | os.PathLike[str],
+        pulsar_node: Address,
+        source_id: str,
+        gate: Gate | None = None,
+        topic: str = "src",
+    ) -> None:
+        super().__init__(time_series(filename), pulsar_node, source_id, csv_row_out if gate is None else gate, topic)
+
+
+def _capture_ms(item: Captured[Any]) -> int:
+    return item.capture_ms
+
+
+def _close_stream(stream: Generator[Any, None, None]) -> None:
+    # A step that was abandoned may still be inside it; it is then closed with the process.
+    with suppress(ValueError):
+        stream.close()
 
 
 def _checked_ms(capture_ms: float) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import reprlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def text_out(text: str | Buffer) -> bytes:
     try:
         return (text if isinstance(text, str) else str(text, "utf-8")).encode("utf-8")
     except TypeError as error:
-        raise UsageError(f"text_out takes str, not {type(text).__name__}: {text!r:.80}") from error
+        raise UsageError(f"text_out takes str, not {type(text).__name__}: {reprlib.repr(text)}") from error
     except UnicodeError as error:
         raise UsageError(f"text_out was given what is not text: {error}") from error
 
@@ -87,13 +88,14 @@ def csv_row_out(values: Iterable[object]) -> bytes:
         UsageError: The values are one str instead of several, are not iterable, or have no UTF-8 form.
     """
     if isinstance(values, (str, bytes)):
-        raise UsageError(f"csv_row_out takes the values of a row, not {type(values).__name__}: {values!r:.80}")
+        raise UsageError(f"csv_row_out takes the values of a row, not {type(values).__name__}: {reprlib.repr(values)}")
     line = io.StringIO(newline="")
     try:
-        csv.writer(line, lineterminator="").writerow(values)
-        return line.getvalue().encode("utf-8")
+        # Only characters of the line's end are quoted, so it has one, which is then taken off.
+        csv.writer(line, lineterminator="\r\n").writerow(values)
+        return line.getvalue()[:-2].encode("utf-8")
     except (csv.Error, UnicodeError) as error:
-        raise UsageError(f"csv_row_out cannot write {values!r:.80}: {error}") from error
+        raise UsageError(f"csv_row_out cannot write {reprlib.repr(values)}: {error}") from error
 
 
 def msgpack_in(payload: Buffer) -> Any:
@@ -132,7 +134,7 @@ def msgpack_out(value: Any) -> bytes:
         packed: bytes = msgpack.packb(value, datetime=True)
         _unpack(packed)
     except _UNPACK_ERRORS as error:
-        raise UsageError(f"msgpack_out cannot send {type(value).__name__} {value!r:.80}: {error}") from error
+        raise UsageError(f"msgpack_out cannot send {type(value).__name__} {reprlib.repr(value)}: {error}") from error
     return packed
 
 

@@ -10,6 +10,7 @@ operators, which pack and split every example, use the functions below them.
 from __future__ import annotations
 
 import re
+import reprlib
 import uuid
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -33,7 +34,7 @@ def name_field(op_from: str, size: int = NAME_SIZE) -> bytes:
         UsageError: The name is over `size` bytes of UTF-8, contains NUL, or is no text.
     """
     if not isinstance(op_from, str):
-        raise UsageError(f"the name of an operator is a str, not {type(op_from).__name__}: {op_from!r:.80}")
+        raise UsageError(f"the name of an operator is a str, not {type(op_from).__name__}: {reprlib.repr(op_from)}")
     try:
         name = op_from.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -98,12 +99,14 @@ def split_example(
 def _name_of(field: bytes) -> str:
     name = field.rstrip(b"\0")
     if b"\0" in name:
-        raise MalformedMessage(f"the {len(field)} bytes of the operator's name have NUL inside it: {field!r:.80}")
+        raise MalformedMessage(
+            f"the {len(field)} bytes of the operator's name have NUL inside it: {reprlib.repr(field)}"
+        )
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedMessage(
-            f"the {len(field)} bytes of the operator's name are not UTF-8: {field!r:.80} ({error})"
+            f"the {len(field)} bytes of the operator's name are not UTF-8: {reprlib.repr(field)} ({error})"
         ) from error
 
 
@@ -163,8 +166,8 @@ class NetworkCodec(BaseBytesCodec):
 class GraphCodec:
     """Examples as operators send them: id, name of the operator, header, payload.
 
-    `encode(*parts)` of what `decode` returned gives the same bytes (mind the order: `decode` has the header
-    before the payload, `encode` after it).
+    Encoding what was decoded gives the same bytes. Mind the order, which is the prototype's: `decode` returns
+    the header before the payload, `encode` takes it after the payload.
 
     Args:
         msg_uuid_size: Bytes of the id.
@@ -230,7 +233,7 @@ def whole_bytes(value: Buffer, what: str) -> bytes:
             raise TypeError("an array of Python objects holds addresses, not data")
         return view.tobytes()
     except (TypeError, ValueError, BufferError) as error:
-        raise UsageError(f"{what} is bytes-like, not {type(value).__name__}: {value!r:.80}") from error
+        raise UsageError(f"{what} is bytes-like, not {type(value).__name__}: {reprlib.repr(value)}") from error
 
 
 def _checked_size(size: int, what: str) -> int:

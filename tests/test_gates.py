@@ -183,7 +183,7 @@ def test_a_value_nested_too_deep_does_not_leave() -> None:
         msgpack.packb(msgpack.ExtType(5, b"abc")),
         b"\x91\xd4\xfe\x00",
         b"\xc7\x03\xff\x00\x00\x00",
-        b"\xc7\x0c\xff" + b"\xff" * 12,
+        b"\xc7\x0c\xff\0\0\0\0\x7f" + b"\xff" * 7,
         b"\x91" * 100_000 + b"\xc0",
         b"\x81\xa0" * 50_000 + b"\xc0",
     ],
@@ -227,6 +227,12 @@ def test_mutated_msgpack_is_a_value_or_malformed(value: object, data: st.DataObj
 
 # Arrays
 
+
+def has_latin1_names(dtype: np.dtype[Any]) -> bool:
+    """Whether the layout can name its fields, with one kind of quotes in each name."""
+    return max(repr(dtype.descr)) <= "\xff"
+
+
 dtypes = (
     arrays.scalar_dtypes()
     | arrays.datetime64_dtypes()
@@ -234,7 +240,7 @@ dtypes = (
     | arrays.byte_string_dtypes(max_len=5)
 )
 some_arrays = arrays.arrays(
-    dtypes | arrays.array_dtypes(dtypes, max_size=3, allow_subarrays=True),
+    dtypes | arrays.array_dtypes(dtypes, max_size=3, allow_subarrays=True).filter(has_latin1_names),
     arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
 )
 
@@ -378,7 +384,8 @@ def test_the_hostile_headers_below_differ_from_one_that_is_read() -> None:
         (npy(shape="(1000000000000000000,)"), "promises 4000000000000000000 bytes of data.*there are 8"),
         (npy(shape="(1000000000000000000, 1000000000000000000)"), "promises"),
         (npy(shape="(0, 1000000000000000000, 1000000000000000000)", data=b""), "cannot hold"),
-        (npy(shape="(" + "1, " * 70 + ")", data=bytes(4)), "cannot hold"),
+        (npy(shape="(" + "1, " * 65 + ")", data=bytes(4)), "not a tuple of sizes, at most 64"),
+        (npy(shape="(" + "1000000000000000000, " * 400 + ")"), "not a tuple of sizes, at most 64"),
         (npy(shape="(-2, -1)"), "what NumPy does not write"),
         (npy(shape="[2]"), "not a tuple of sizes"),
         (npy(shape="(True, 2)"), "not a tuple of sizes"),
@@ -400,11 +407,12 @@ def test_the_hostile_headers_below_differ_from_one_that_is_read() -> None:
         (npy("('<f4', (1,))"), "neither a str nor a list"),
         (npy("'|V0'"), "no bytes of their own"),
         (npy("'|S0'", data=b""), "no bytes of their own"),
-        (npy("'<U9999999999'"), "not one"),
+        (npy("'<U9999999999'"), "no dtype"),
+        (npy("'<U99999999'"), "promises 799999992 bytes"),
         (npy("'<f3'"), "not one"),
         (npy("__import__('os')"), "what NumPy does not write"),
         (npy("'a' 'b'('c')"), "not one"),
-        (npy("'\\x3cf4'"), "what NumPy does not write"),
+        (npy("'\\74f4'"), "what NumPy does not write"),
         (npy("[" * 150 + "]" * 150), "not one"),
         (npy("[" * 3000 + "]" * 3000), "not one"),
         (npy("'a'" + "[1]" * 2500), "not one"),

@@ -6,6 +6,7 @@ inside for up to four times the time-outs that it was given, and turns Ctrl-C in
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import itertools
 import os
@@ -33,6 +34,8 @@ _MAX_PENDING = 100_000
 # A broker that is away must not hold up an exit for longer.
 _CLOSE_MS = 3000
 
+_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
 
 def connect(address: PulsarAddress) -> base.Connection:
     """A connection to the cluster. Nothing is sent yet: the first producer or consumer finds out who answers.
@@ -59,6 +62,7 @@ class _Connection:
     def __init__(self, address: PulsarAddress, library: ModuleType) -> None:
         self.address = address
         self.library = library
+        self._pid = os.getpid()
         self._admin = Admin(address)
         self._is_closed = False
         self._open: weakref.WeakSet[_Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
@@ -66,6 +70,7 @@ class _Connection:
             self.client = library.Client(address.url, **_client_options(address, library))
         except (library.PulsarException, ValueError, RuntimeError) as error:
             raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
+        _connections.add(self)
 
     def producer(self, topic: str) -> base.Producer:
         _check_name("topic", topic)
@@ -164,8 +169,8 @@ class _Connection:
         self._admin.delete(topic, subscription)
 
     def close(self) -> None:
-        if self._is_closed:
-            return
+        if self._is_closed or self._pid != os.getpid():
+            return  # in a child of fork, the threads that would answer are not there
         self._is_closed = True
         for still_open in list(self._open):
             if isinstance(still_open, _Producer):
@@ -210,6 +215,13 @@ class _Connection:
         if pulsar_errors.KINDS.get(name) is Kind.UNREACHABLE:
             return pulsar_errors.unreachable(what, str(self.address), waited_ms, _probe(self.address))
         return pulsar_errors.translated(what, name, str(self.address), waited_ms)
+
+
+@atexit.register
+def _close_all() -> None:
+    # A client that is still open when the interpreter ends aborts the process.
+    for connection in list(_connections):
+        connection.close()
 
 
 class _Producer:

@@ -99,7 +99,9 @@ class Admin:
         except urllib.error.HTTPError as error:
             with error:
                 reason = f"Pulsar's HTTP interface at {self._web_url} says {error.code} {error.reason}"
-            kind = {400: _BadNameError, 404: _NotFoundError, 409: _ConflictError, 412: _ConflictError}.get(error.code, BrokerError)
+            kind = {400: _BadNameError, 404: _NotFoundError, 409: _ConflictError, 412: _ConflictError}.get(
+                error.code, BrokerError
+            )
             raise kind(f"{method} {path}: {reason}", str(self._address)) from error
         except (OSError, ValueError) as error:
             raise BrokerError(

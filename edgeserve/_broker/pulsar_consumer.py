@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -94,7 +93,9 @@ class _SeveralTopics:
 
     def __init__(self, consumers: Sequence[TopicConsumer]) -> None:
         self._consumers = {consumer.topic: consumer for consumer in consumers}
-        self._arrived: queue.Queue[base.Delivery | BaseException] = queue.Queue(_HANDOVER)
+        self._changed = threading.Condition()
+        self._arrived: list[base.Delivery] = []
+        self._error: BaseException | None = None
         self._is_closed = False
         self._threads = [
             threading.Thread(target=self._hand_over, args=(consumer,), name="edgeserve-pulsar-topic", daemon=True)
@@ -104,29 +105,33 @@ class _SeveralTopics:
             thread.start()
 
     def _hand_over(self, consumer: TopicConsumer) -> None:
-        while not self._is_closed:
-            arrived: base.Delivery | BaseException | None
-            try:
+        try:
+            while not self._is_closed:
                 arrived = consumer.receive(_SLICE_MS)
-            except BaseException as error:  # noqa: BLE001 - the reader raises it
-                arrived = error
-            while arrived is not None and not self._is_closed:
-                try:
-                    self._arrived.put(arrived, timeout=_SLICE_MS / 1000)
-                except queue.Full:
-                    continue
-                break
-            if isinstance(arrived, BaseException):
-                return
+                if arrived is not None:
+                    self._put(arrived)
+        except BaseException as error:  # noqa: BLE001 - the reader raises it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _put(self, arrived: base.Delivery) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._arrived) < _HANDOVER or self._is_closed)
+            self._arrived.append(arrived)
+            if len(self._arrived) == 1:
+                self._changed.notify_all()
 
     def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        try:
-            arrived = self._arrived.get(timeout=timeout_ms / 1000) if timeout_ms > 0 else self._arrived.get_nowait()
-        except queue.Empty:
-            return ()
-        if isinstance(arrived, BaseException):
-            raise arrived
-        return (arrived,)
+        with self._changed:
+            if not self._arrived:
+                self._changed.wait_for(lambda: self._arrived or self._error or self._is_closed, timeout_ms / 1000)
+            arrived, self._arrived = self._arrived, []
+            if len(arrived) >= _HANDOVER:
+                self._changed.notify_all()
+            if not arrived and self._error is not None:
+                raise self._error
+        return arrived
 
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         for delivery in deliveries:
@@ -137,7 +142,10 @@ class _SeveralTopics:
         return all(consumer.is_connected for consumer in self._consumers.values())
 
     def close(self) -> None:
-        self._is_closed = True
+        with self._changed:
+            self._is_closed = True
+            self._arrived.clear()
+            self._changed.notify_all()
         for consumer in self._consumers.values():
             consumer.close()
         for thread in self._threads:

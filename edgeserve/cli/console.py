@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Wide enough that no table is cut or folded where it goes to a file or another program.
+# Wide enough that nothing is cut or folded where it goes to a file or another program.
 _UNBOUNDED = 10_000
 
 
 def data_console() -> Console:
-    """Stdout. Where it is no terminal, lines are as long as they need to be."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _UNBOUNDED
-    return console
+    """Stdout."""
+    return _console(is_stderr=False)
 
 
 def talk_console() -> Console:
     """Stderr."""
+    return _console(is_stderr=True)
+
+
+def _console(*, is_stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # No markup: names of topics and folders may have brackets.
+    console = Console(stderr=is_stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    return console

@@ -34,7 +34,7 @@ def _show_version(is_asked: bool) -> None:
 
 @app.callback()
 def edgeserve_command(
-    version: Annotated[  # noqa: ARG001 - typer calls _show_version with it
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:

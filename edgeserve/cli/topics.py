@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeserve._broker.base import TopicInfo
+from edgeserve._broker.connections import ConnectionLease
 from edgeserve.cli.console import data_console
+from edgeserve.cli.options import PulsarOption, WebOption, broker_address
 from edgeserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +19,8 @@ if TYPE_CHECKING:
 
 
 def topics_command(
-    pulsar: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="pulsar://HOST:PORT or local://PATH. Default: the local broker."),
-    ] = None,
+    pulsar: PulsarOption = None,
+    web: WebOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object a line, one line a topic.")] = False,
     delete: Annotated[
         str | None,
@@ -28,9 +28,7 @@ def topics_command(
     ] = None,
 ) -> None:
     """Show topics, who subscribes to them, and what those have still to read."""
-    from edgeserve._broker.connections import ConnectionLease
-
-    lease = ConnectionLease(pulsar)
+    lease = ConnectionLease(broker_address(pulsar, web))
     try:
         topics = lease.connection.topics()
         if delete is not None:
@@ -79,7 +77,6 @@ def topics_table(topics: Sequence[TopicInfo]) -> Table:
     """A row for each subscription, under its topic."""
     from rich import box
     from rich.filesize import decimal
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -90,15 +87,20 @@ def topics_table(topics: Sequence[TopicInfo]) -> Table:
     for topic in topics:
         held = ("" if topic.messages is None else f"{topic.messages:,}", decimal(topic.size_bytes))
         if not topic.subscriptions:
-            table.add_row(escape(topic.name), "", *held)
+            table.add_row(_shown(topic.name), "", *held)
         for place, subscription in enumerate(topic.subscriptions):
             backlog_bytes = subscription.backlog_bytes
             table.add_row(
-                escape(topic.name) if place == 0 else "",
-                escape(subscription.name),
+                _shown(topic.name) if place == 0 else "",
+                _shown(subscription.name),
                 *(held if place == 0 else ("", "")),
                 f"{subscription.backlog_messages:,}",
                 "" if backlog_bytes is None else decimal(backlog_bytes),
                 str(subscription.consumers),
             )
     return table
+
+
+def _shown(name: str) -> str:
+    """A name as it can be shown: some brokers take control characters in names, which no terminal should get."""
+    return name if name.isprintable() else ascii(name)[1:-1]

@@ -108,9 +108,7 @@ class Workers:
 
     def ids(self, what: str, worker: str | None = None) -> Sequence[str]:
         """The messages of all events of one kind, in order."""
-        return [
-            event.id or "" for event in self.events if event.what == what and worker in (None, event.worker)
-        ]
+        return [event.id or "" for event in self.events if event.what == what and worker in (None, event.worker)]
 
     def all_acknowledged(self, ids: Iterable[str], within_s: float = 30.0) -> None:
         """Wait until each of these has been acknowledged."""

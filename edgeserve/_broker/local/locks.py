@@ -59,6 +59,9 @@ class FileLock:
     def acquire(self) -> None:
         """Wait for the lock, and take it."""
         _lock(self._open())
+        while self._fd is not None and os.fstat(self._fd).st_nlink == 0:
+            self.close()  # the file was removed meanwhile, so that this lock keeps nobody out
+            _lock(self._open())
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it."""
@@ -68,6 +71,11 @@ class FileLock:
         """Let go of the lock; the file stays open for the next turn."""
         if self._fd is not None:
             _unlock(self._fd)
+
+    def remove(self) -> None:
+        """Remove the file while holding the lock; those who wait for it make a new one."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
     def close(self) -> None:
         """Close the file, which lets go of the lock unless a forked child has the file open too."""
@@ -83,12 +91,9 @@ class FileLock:
 
 def hold_new(folder: Path) -> FileLock:
     """Make a lock file of a new name in `folder`, and hold it: the sign that this process lives."""
-    while True:
-        lock = FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.lock")
-        lock.acquire()
-        if lock.path.exists():
-            return lock
-        lock.close()  # swept away before it was held
+    lock = FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.lock")
+    lock.acquire()
+    return lock
 
 
 def is_held(path: Path) -> bool:

@@ -19,9 +19,9 @@ def features(sensors: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
     Args:
         sensors: One (samples, axes) array for each sensor.
     """
-    np = require("numpy", "demo", PURPOSE)
+    numpy = require("numpy", "demo", PURPOSE)
     parts = [part for samples in sensors for part in (samples.mean(0), samples.std(0), samples.min(0), samples.max(0))]
-    result: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
+    result: NDArray[np.float64] = numpy.concatenate(parts).astype(numpy.float64)
     return result
 
 
@@ -43,14 +43,12 @@ def train(windows: Iterable[Window], sensors: Sequence[str]) -> Predictor:
         windows: What to learn from.
         sensors: The attributes of a window that it may look at: "accel", "gyro".
     """
-    np = require("numpy", "demo", PURPOSE)
+    numpy = require("numpy", "demo", PURPOSE)
     linear_model = require("sklearn.linear_model", "demo", PURPOSE)
     pipeline = require("sklearn.pipeline", "demo", PURPOSE)
     preprocessing = require("sklearn.preprocessing", "demo", PURPOSE)
     known = list(windows)
-    inputs = np.stack([features([getattr(window, sensor) for sensor in sensors]) for window in known])
-    classifier = pipeline.make_pipeline(
-        preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=2000)
-    )
+    inputs = numpy.stack([features([getattr(window, sensor) for sensor in sensors]) for window in known])
+    classifier = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=2000))
     classifier.fit(inputs, [window.exercise for window in known])
     return Predictor(classifier)

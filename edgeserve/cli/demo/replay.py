@@ -25,21 +25,30 @@ class Reading(NamedTuple):
 
     Attributes:
         window: The window's number.
-        capture_ms: When it was complete on the replay clock, ms since the epoch.
         samples: (200, 3) float32.
+        capture_ms: When it was complete on the replay clock, ms since the epoch; it travels beside the payload,
+            and None is what the predictors see of it.
     """
 
     window: int
-    capture_ms: int
     samples: NDArray[np.float32]
+    capture_ms: int | None = None
 
 
 def reading_out(reading: Reading) -> bytes:
-    """The gate of the sensors: the number and the samples. The capture time travels beside the payload."""
+    """The sensors' gate."""
     return gates.msgpack_out({"window": reading.window, "samples": gates.array_out(reading.samples)})
 
 
-def plan_replay(windows: Sequence[Window], seconds: float | None, speed: float | None) -> tuple[Sequence[Window], float]:
+def reading_in(payload: bytes) -> Reading:
+    """The predictors' gate."""
+    fields = gates.msgpack_in(payload)
+    return Reading(fields["window"], gates.array_in(fields["samples"]))
+
+
+def plan_replay(
+    windows: Sequence[Window], seconds: float | None, speed: float | None
+) -> tuple[Sequence[Window], float]:
     """Which windows to play, and how many times as fast as they were recorded.
 
     `seconds` alone plays everything in that time, `speed` alone everything at that speed; both together stop
@@ -111,4 +120,4 @@ class Replay:
             if self._is_stopped.wait(max(0.0, -self.age_ms(window)) / 1000):
                 return
             capture_ms = self._began.wall_ms + round(window.complete_ms / self.speed)
-            yield Reading(window.number, capture_ms, getattr(window, sensor))
+            yield Reading(window.number, getattr(window, sensor), capture_ms)

@@ -1,0 +1,306 @@
+"""Receiving: a consumer looks for messages, takes its turns in handing them out, and acknowledges them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from edgeserve._broker.base import Delivery, Share
+from edgeserve._broker.local.folder import Folder
+from edgeserve._broker.local.session import ForkedSession, Lifeline, Session
+from edgeserve._broker.local.subscription import Evicted, Turn
+from edgeserve._broker.local.topic import Topic
+from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve.errors import BrokerError
+
+_log = logging.getLogger("edgeserve.broker.local")
+
+# One turn takes no longer than this many messages do.
+_MOST_MESSAGES = 500
+_MOST_BYTES = 8 << 20
+_MOST_ROOM = 1000
+
+# Looking costs microseconds, so it is done often, and less often the longer nothing came.
+_SHORTEST_PAUSE_MS, _LONGEST_PAUSE_MS, _IDLE_PAUSE_MS = 0.2, 2.0, 5.0
+_IDLE_AFTER_MS = 1_000
+_PEERS_MS = 20
+
+_GATHER_MS = 5
+_TRIM_MS = 200
+_RETRY_MS = 100
+_WARN_MS = 60_000
+_LEAVE_MS = 5_000
+
+
+class _Source(NamedTuple):
+    """A topic: its own name, what the caller calls it, and its `uid`."""
+
+    name: str
+    given: str
+    uid: str
+
+
+class LocalConsumer:
+    """A consumer of one subscription."""
+
+    def __init__(
+        self, folder: Folder, lifeline: Lifeline, topics: Mapping[str, str], subscription: str, share: Share, room: int
+    ) -> None:
+        """Join a subscription of `topics`, which maps their names to what the caller calls them.
+
+        Raises:
+            UsageError: The subscription is shared in another way by consumers that live.
+        """
+        self._folder = folder
+        self._lifeline = lifeline.path.name
+        self._given = topics
+        self._subscription = subscription
+        self._share = share
+        self._limit = min(room, _MOST_MESSAGES)
+        self._session = Session()
+        self._is_closed = False
+
+        self._after_id = 0
+        self._look_again = True
+        self._is_active = False
+        self._peers_ms = self._warned_ms = -math.inf
+        self._arrived_ms = steady_ms()
+        self._pause_ms = 0.0
+
+        self._done: list[int] = []
+        self._done_lock = threading.Lock()
+        self._untrimmed = False
+        self._wake = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="edgeserve-local-acknowledger", daemon=True)
+
+        try:
+            with self._session:
+                self._id, self._topics = self._join(min(room, _MOST_ROOM))
+        except BaseException:
+            self._session.close()
+            raise
+        self._keeper.start()
+
+    def _join(self, room: int) -> tuple[int, Mapping[int, _Source]]:
+        mine = self._folder.subscription(self._session, self._subscription)
+        me, ids = mine.join(self._lifeline, self._folder.is_alive, self._share, list(self._given), room)
+        topics = {}
+        try:
+            for name, topic_id in ids.items():
+                uid = self._folder.subscribe(self._session, name, self._subscription)
+                mine.attach(topic_id, uid)
+                topics[topic_id] = _Source(name, self._given[name], uid)
+        except BaseException:
+            mine.leave(me, ())
+            raise
+        return me, topics
+
+    # Receiving.
+
+    @property
+    def is_active(self) -> bool:
+        """False while another consumer has the subscription."""
+        with self._session, self._folder.errors():
+            if not self._is_closed:
+                self._look_at_peers(has_changed=True)
+            return self._is_active and not self._is_closed
+
+    def receive(self, timeout_ms: int) -> Sequence[Delivery]:
+        """What is there, or comes within `timeout_ms`.
+
+        Raises:
+            BrokerError: The consumer is closed, or its files can't be used.
+        """
+        give_up_ms = steady_ms() + timeout_ms
+        while True:
+            found = self._attempt()
+            now_ms = steady_ms()
+            if found:
+                self._arrived_ms = now_ms
+                return found
+            if now_ms >= give_up_ms:
+                return found
+            if self._pause_ms > 0:
+                pause_ms(min(self._pause_ms, give_up_ms - now_ms))
+
+    def _attempt(self) -> Sequence[Delivery]:
+        with self._session, self._folder.errors():
+            if self._is_closed:
+                raise BrokerError(f"the consumer of {self._subscription!r} is closed", self._folder.address)
+            idle_ms = steady_ms() - self._arrived_ms
+            longest_ms = _LONGEST_PAUSE_MS if idle_ms < _IDLE_AFTER_MS else _IDLE_PAUSE_MS
+            self._pause_ms = max(_SHORTEST_PAUSE_MS, min(idle_ms / 8, longest_ms))
+            try:
+                return self._look()
+            except Evicted as error:
+                raise BrokerError(
+                    f"the lock file of this process was removed from {self._folder.address}: others took its "
+                    f"consumer of {self._subscription!r} for dead",
+                    self._folder.address,
+                ) from error
+            except sqlite3.OperationalError as error:
+                if not self._folder.is_full(error):
+                    raise
+                self._recover(error)
+                self._pause_ms = _RETRY_MS
+                return []
+
+    def _look(self) -> Sequence[Delivery]:
+        """Look for messages, within the session; nothing if there are none for this consumer now."""
+        mine = self._folder.subscription(self._session, self._subscription)
+        sources = {topic_id: self._folder.topic(self._session, topic.name) for topic_id, topic in self._topics.items()}
+        has_changed = mine.changed()
+        has_fresh = [topic.changed() for topic in sources.values()]
+        # Kept until a look went to its end: a change is reported once.
+        self._look_again = self._look_again or has_changed or any(has_fresh)
+        dead = self._look_at_peers(has_changed)
+        if not dead and not (self._is_active and self._look_again):
+            return []
+        if not dead and not mine.has_work(self._id, self._after_id, sources):
+            self._look_again = False
+            return []
+        done = self._to_acknowledge()
+        turn = mine.take_turn(self._id, self._after_id, self._limit, done, dead, sources)
+        self._has_acknowledged(done)
+        found = self._fetch(turn, sources)
+        # More for this consumer is one thing, more to hand out another: either is a reason to look again.
+        self._look_again = bool(turn.mine) or turn.has_more
+        if turn.has_more:
+            self._pause_ms = 0
+        if dead:
+            self._peers_ms = -math.inf
+        return found
+
+    def _look_at_peers(self, has_changed: bool) -> Collection[str]:  # noqa: FBT001 - internal
+        """Note whether this consumer is active. The lifelines of those that have died, if it is time to look."""
+        now_ms = steady_ms()
+        is_due = now_ms - self._peers_ms >= _PEERS_MS
+        if not (is_due or has_changed):
+            return ()
+        members = self._folder.subscription(self._session, self._subscription).members()
+        me = members.get(self._id)
+        self._is_active = me is not None and me.is_active_among(members.values())
+        if not is_due:
+            return ()
+        self._peers_ms = now_ms
+        others = {member.lifeline for member in members.values()} - {self._lifeline}
+        return {lifeline for lifeline in others if not self._folder.is_alive(lifeline)}
+
+    def _fetch(self, turn: Turn, sources: Mapping[int, Topic]) -> Sequence[Delivery]:
+        found: list[Delivery] = []
+        size = 0
+        for handle, topic_id, seq in turn.mine:
+            if size >= _MOST_BYTES:
+                return found
+            stored = sources[topic_id].message(seq)
+            if stored is None:  # a power cut took back its acknowledgement, but not its removal
+                self._acknowledge([handle])
+            else:
+                _, given, uid = self._topics[topic_id]
+                message_id = f"{uid}:{seq}"
+                found.append(Delivery(handle, given, message_id, stored.payload, *stored[1:5]))
+                size += len(stored.payload)
+            self._after_id = handle
+        self._after_id = turn.seen_id
+        return found
+
+    # Acknowledging.
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Mark messages as done, soon."""
+        if not self._is_closed:
+            self._acknowledge([delivery.handle for delivery in deliveries])
+
+    def _acknowledge(self, handles: Sequence[int]) -> None:
+        with self._done_lock:
+            self._done.extend(handles)
+        self._untrimmed = True
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _to_acknowledge(self) -> Sequence[int]:
+        with self._done_lock:
+            return self._done[:]
+
+    def _has_acknowledged(self, done: Sequence[int]) -> None:
+        with self._done_lock:
+            del self._done[: len(done)]
+
+    def _keep(self) -> None:
+        """Acknowledge while nobody receives, and remove what all subscriptions have acknowledged."""
+        trimmed_ms = -math.inf
+        while True:
+            self._wake.wait(_TRIM_MS / 1000 if self._untrimmed else None)
+            if self._is_closed:
+                return
+            self._wake.clear()
+            pause_ms(_GATHER_MS)
+            try:
+                with self._session:
+                    done = self._to_acknowledge()
+                    if done and not self._is_closed:
+                        mine = self._folder.subscription(self._session, self._subscription)
+                        mine.acknowledge(self._id, done)
+                        self._has_acknowledged(done)
+                if self._untrimmed and steady_ms() - trimmed_ms >= _TRIM_MS:
+                    self._untrimmed = False
+                    self._trim()
+                    trimmed_ms = steady_ms()
+            except (sqlite3.Error, OSError, ForkedSession) as error:
+                self._untrimmed = True
+                self._recover(error)
+                pause_ms(_RETRY_MS)
+                self._wake.set()
+
+    def _trim(self) -> None:
+        for topic in self._topics.values():
+            has_more = True
+            while has_more:
+                with self._session:  # let go of after each slice
+                    has_more = self._folder.trim(
+                        self._session, self._folder.topic(self._session, topic.name), self._subscription
+                    )
+
+    def _recover(self, error: Exception) -> None:
+        now_ms = steady_ms()
+        if now_ms - self._warned_ms >= _WARN_MS:
+            self._warned_ms = now_ms
+            _log.warning("subscription %r waits: %s", self._subscription, self._folder.explain(error))
+        self._session.close()
+
+    def close(self) -> None:
+        """Acknowledge what is done with, and leave the rest to the others.
+
+        Raises:
+            BrokerError: The disk stays full or fails; the others get all this consumer had once the process ends.
+        """
+        with self._session:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._wake.set()
+        self._keeper.join()
+        give_up_ms = steady_ms() + _LEAVE_MS
+        with self._folder.errors():
+            try:
+                while not self._has_left(last_try=steady_ms() >= give_up_ms):
+                    pause_ms(_RETRY_MS)
+                self._trim()
+            finally:
+                self._session.close()
+
+    def _has_left(self, *, last_try: bool) -> bool:
+        try:
+            with self._session:
+                mine = self._folder.subscription(self._session, self._subscription)
+                mine.leave(self._id, self._to_acknowledge())
+        except sqlite3.OperationalError as error:
+            if last_try or not self._folder.is_full(error):
+                raise
+            self._recover(error)
+            return False
+        return True

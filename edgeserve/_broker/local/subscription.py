@@ -1,0 +1,247 @@
+"""A subscription's file: how far it is in each of its topics, who consumes it, and what they have not acknowledged."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeserve._broker.base import Share
+from edgeserve._broker.local import handout
+from edgeserve._broker.local.database import Database, Durability, Schema
+from edgeserve._broker.local.handout import Member
+from edgeserve._broker.local.topic import Topic
+from edgeserve.errors import UsageError
+
+_SCHEMA = Schema(
+    version=1,
+    statements=(
+        """CREATE TABLE topics (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, uid TEXT, cursor INTEGER NOT NULL)""",
+        # `lifeline` is held while the consumer's process lives. `fetched`: it has taken its deliveries up to this id.
+        """CREATE TABLE consumers (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, lifeline TEXT NOT NULL, share TEXT NOT NULL, topics TEXT NOT NULL,
+            room INTEGER NOT NULL, fetched INTEGER NOT NULL)""",
+        # What is handed out and not acknowledged. An id is never used again, so that a late acknowledgement hits no
+        # other delivery. `consumer` is NULL for what a consumer left behind; `key` is set where keys are shared.
+        """CREATE TABLE deliveries (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT,
+            consumer INTEGER)""",
+        "CREATE INDEX deliveries_by_key ON deliveries (key) WHERE key IS NOT NULL",
+        "CREATE INDEX deliveries_left ON deliveries (topic, seq) WHERE consumer IS NULL",
+    ),
+)
+
+
+class Evicted(Exception):
+    """The others took this consumer for dead."""
+
+
+class Assigned(NamedTuple):
+    """A message that was handed out to a consumer."""
+
+    id: int
+    topic_id: int
+    seq: int
+
+
+class Turn(NamedTuple):
+    """What a consumer got from one look.
+
+    Attributes:
+        mine: What it is to fetch now.
+        seen_id: Its deliveries up to this id are all in `mine`, or were fetched before.
+        has_more: Whether there was more to hand out than one turn does.
+    """
+
+    mine: Sequence[Assigned]
+    seen_id: int
+    has_more: bool
+
+
+class Progress(NamedTuple):
+    """How far a subscription is in one topic.
+
+    Attributes:
+        uid: Which topic of this name it knows.
+        cursor: It has handed out all up to this number.
+        acknowledged: It has acknowledged all up to this number.
+    """
+
+    uid: str | None
+    cursor: int
+    acknowledged: int
+
+
+class Subscription:
+    """A subscription's open file."""
+
+    def __init__(self, path: Path, durability: Durability) -> None:
+        self._database = Database(path, _SCHEMA, durability)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def changed(self) -> bool:
+        """Whether somebody else has written since this was last asked; yes at first."""
+        return self._database.changed()
+
+    # Consumers come and go.
+
+    def join(
+        self, lifeline: str, is_alive: Callable[[str], bool], share: Share, topics: Sequence[str], room: int
+    ) -> tuple[int, dict[str, int]]:
+        """Become a consumer of these topics. Its id, and the ids that the topics have here.
+
+        Raises:
+            UsageError: The subscription is shared in another way by consumers that live.
+        """
+        with self._database.write() as sql:
+            for name in topics:
+                sql.execute("INSERT OR IGNORE INTO topics (name, cursor) VALUES (?, 0)", (name,))
+            known: dict[str, int] = dict(sql.execute("SELECT name, id FROM topics").fetchall())
+            ids = {name: known[name] for name in topics}
+            members = _members(sql)
+            _bury(sql, {member.lifeline for member in members.values() if not is_alive(member.lifeline)})
+            for other in _members(sql).values():
+                if other.share is not share and not other.topics.isdisjoint(ids.values()):
+                    raise UsageError(
+                        f"it is shared in another way by a consumer that lives: {other.share.value!r}, not "
+                        f"{share.value!r}"
+                    )
+            row = (lifeline, share.value, json.dumps(sorted(ids.values())), room)
+            me = sql.execute(
+                "INSERT INTO consumers (lifeline, share, topics, room, fetched) VALUES (?, ?, ?, ?, 0)", row
+            ).lastrowid
+        if me is None:
+            raise sqlite3.InternalError("no id for a new consumer")
+        return me, ids
+
+    def attach(self, topic_id: int, uid: str) -> None:
+        """Start at the beginning of a topic, unless the subscription knows this very topic already."""
+        with self._database.write() as sql:
+            ((known,),) = sql.execute("SELECT uid FROM topics WHERE id = ?", (topic_id,)).fetchall()
+            if known != uid:
+                sql.execute("UPDATE topics SET uid = ?, cursor = 0 WHERE id = ?", (uid, topic_id))
+                sql.execute("DELETE FROM deliveries WHERE topic = ?", (topic_id,))
+
+    def leave(self, me: int, done: Sequence[int]) -> None:
+        """Acknowledge what is done with, and leave the rest to others."""
+        with self._database.write() as sql:
+            _acknowledge(sql, me, done)
+            _remove(sql, me)
+
+    def members(self) -> Mapping[int, Member]:
+        """The consumers by id, oldest first; some may be dead."""
+        return {row[0]: Member.of(row) for row in self._database.read("SELECT * FROM consumers ORDER BY id")}
+
+    # Messages are handed out and acknowledged.
+
+    def acknowledge(self, me: int, done: Sequence[int]) -> None:
+        """Mark deliveries as done."""
+        with self._database.write() as sql:
+            _acknowledge(sql, me, done)
+
+    def has_work(self, me: int, after_id: int, sources: Mapping[int, Topic]) -> bool:
+        """Whether a turn of this consumer's would find something; cheap, and takes no turn."""
+        left = "SELECT 1 FROM deliveries WHERE consumer IS NULL"
+        mine = "SELECT 1 FROM deliveries WHERE id > ? AND consumer = ?"
+        ((found,),) = self._database.read(f"SELECT EXISTS ({left}) OR EXISTS ({mine})", (after_id, me))
+        if found:
+            return True
+        cursors = dict(self._database.read("SELECT id, cursor FROM topics"))
+        return any(topic.has_beyond(cursors[topic_id]) for topic_id, topic in sources.items())
+
+    def take_turn(
+        self,
+        me: int,
+        after_id: int,
+        limit: int,
+        done: Sequence[int],
+        dead: Collection[str],
+        sources: Mapping[int, Topic],
+    ) -> Turn:
+        """Acknowledge, bury the dead, hand out what there is to those it is for, and take what is this consumer's.
+
+        Raises:
+            Evicted: The others took this consumer for dead.
+        """
+        with self._database.write() as sql:
+            _acknowledge(sql, me, done)
+            _bury(sql, dead)
+            members = _members(sql)
+            if me not in members:
+                raise Evicted
+            handed_all = True
+            mine = _assigned(sql, me, after_id, limit)
+            if not mine and members[me].is_active_among(members.values()):
+                if members[me].share is Share.KEY:
+                    handed_all = handout.by_key(sql, members.values(), sources, limit)
+                else:
+                    handed_all = handout.to_one(sql, me, sources, limit)
+                mine = _assigned(sql, me, after_id, limit)
+            seen_id = after_id
+            if len(mine) == limit:
+                seen_id = mine[-1].id
+            elif rows := sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'").fetchall():
+                seen_id = rows[0][0]
+            if mine and members[me].share is Share.KEY:
+                sql.execute("UPDATE consumers SET fetched = ? WHERE id = ?", (seen_id, me))
+        return Turn(mine, seen_id, not handed_all)
+
+    # What others want to know, and the end.
+
+    def progress(self, topic: str) -> Progress | None:
+        """How far it is in a topic; None if it does not have that topic."""
+        rows = self._database.read(
+            """SELECT uid, cursor, coalesce((SELECT min(seq) - 1 FROM deliveries WHERE topic = topics.id), cursor)
+            FROM topics WHERE name = ?""",
+            (topic,),
+        )
+        return Progress(*rows[0]) if rows else None
+
+    def outstanding(self, topic: str) -> Sequence[int]:
+        """The numbers of a topic's messages that are handed out and not acknowledged."""
+        sql = "SELECT seq FROM deliveries WHERE topic = (SELECT id FROM topics WHERE name = ?)"
+        return [seq for (seq,) in self._database.read(sql, (topic,))]
+
+    def consumers(self, topic: str, is_alive: Callable[[str], bool]) -> int:
+        """How many consumers of a topic live."""
+        ids = self._database.read("SELECT id FROM topics WHERE name = ?", (topic,))
+        return sum(ids[0][0] in member.topics and is_alive(member.lifeline) for member in self.members().values() if ids)
+
+    def forget(self, topic: str) -> None:
+        """Remove a topic, and the file with the last one."""
+        with self._database.write() as sql:
+            sql.execute("DELETE FROM deliveries WHERE topic = (SELECT id FROM topics WHERE name = ?)", (topic,))
+            sql.execute("DELETE FROM topics WHERE name = ?", (topic,))
+            is_empty = not sql.execute("SELECT 1 FROM topics").fetchall()
+        if is_empty:
+            self._database.remove_unless_shared()
+
+
+def _members(sql: sqlite3.Connection) -> Mapping[int, Member]:
+    return {row[0]: Member.of(row) for row in sql.execute("SELECT * FROM consumers ORDER BY id").fetchall()}
+
+
+def _assigned(sql: sqlite3.Connection, me: int, after_id: int, limit: int) -> Sequence[Assigned]:
+    query = "SELECT id, topic, seq FROM deliveries WHERE id > ? AND consumer = ? ORDER BY id LIMIT ?"
+    return [Assigned(*row) for row in sql.execute(query, (after_id, me, limit)).fetchall()]
+
+
+def _acknowledge(sql: sqlite3.Connection, me: int, done: Sequence[int]) -> None:
+    sql.executemany("DELETE FROM deliveries WHERE id = ? AND consumer = ?", ((id_, me) for id_ in done))
+
+
+def _bury(sql: sqlite3.Connection, dead: Collection[str]) -> None:
+    for member in _members(sql).values() if dead else ():
+        if member.lifeline in dead:
+            _remove(sql, member.id)
+
+
+def _remove(sql: sqlite3.Connection, consumer: int) -> None:
+    sql.execute("UPDATE deliveries SET consumer = NULL WHERE consumer = ?", (consumer,))
+    sql.execute("DELETE FROM consumers WHERE id = ?", (consumer,))

@@ -1,0 +1,199 @@
+"""A topic's file: the messages that producers write, and how far each subscription has acknowledged them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeserve._broker.base import Message
+from edgeserve._broker.local.database import Database, Durability, Schema
+from edgeserve._core.clock import wall_ms
+
+_SCHEMA = Schema(
+    version=1,
+    statements=(
+        # `uid` is another each time the topic is made, `is_made` false once it was deleted but could not be removed.
+        "CREATE TABLE topic (name TEXT NOT NULL, uid TEXT NOT NULL, is_made INTEGER NOT NULL)",
+        """CREATE TABLE messages (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, event_ms INTEGER, publish_ms INTEGER NOT NULL, key TEXT,
+            properties TEXT, payload BLOB NOT NULL)""",
+        "CREATE TABLE subscriptions (name TEXT PRIMARY KEY, acknowledged INTEGER NOT NULL) WITHOUT ROWID",
+    ),
+)
+
+_INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)"
+
+# A power cut can take the last commits, and with them numbers that a subscription has passed already. So each writer
+# starts beyond any that can have been lost.
+_GAP = 1 << 20
+_TRIM_ROWS = 20_000
+
+Row = tuple[int | None, int, str | None, str | None, bytes]
+"""A message as it is stored, but for its number: event_ms, publish_ms, key, properties, payload."""
+
+
+class Stored(NamedTuple):
+    """A message that is stored."""
+
+    seq: int
+    event_ms: int | None
+    publish_ms: int
+    key: str | None
+    properties: Mapping[str, str]
+    payload: bytes
+
+
+def row_of(message: Message) -> Row:
+    """The row that stores a message, published now."""
+    properties = json.dumps(dict(message.properties)) if message.properties else None
+    return message.event_ms, wall_ms(), message.key, properties, bytes(message.payload)
+
+
+class Topic:
+    """A topic's open file."""
+
+    def __init__(self, path: Path, name: str | None, durability: Durability) -> None:
+        """Open the file at `path`, made if need be; with no `name`, one that was made before."""
+        self._database = Database(path, _SCHEMA, durability)
+        if name is None:
+            rows = self._database.read("SELECT name FROM topic")
+            name = rows[0][0] if rows else ""
+        self.name = name
+        self._has_written = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def changed(self) -> bool:
+        """Whether somebody else has written since this was last asked; yes at first."""
+        return self._database.changed()
+
+    # What is there.
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the topic exists: neither only its file, nor what is left of it while others have it open."""
+        return bool(self._database.read("SELECT 1 FROM topic WHERE is_made"))
+
+    def has_beyond(self, seq: int) -> bool:
+        """Whether there is a message with a greater number."""
+        return bool(self._database.read("SELECT 1 FROM messages WHERE seq > ? LIMIT 1", (seq,)))
+
+    def keys_beyond(self, seq: int, limit: int) -> list[tuple[int, str | None]]:
+        """Numbers and keys of the messages that come next."""
+        return self._database.read("SELECT seq, key FROM messages WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+
+    def key(self, seq: int) -> str | None:
+        """The key of one message."""
+        rows = self._database.read("SELECT key FROM messages WHERE seq = ?", (seq,))
+        return rows[0][0] if rows else None
+
+    def message(self, seq: int) -> Stored | None:
+        """One message; None if it is not stored any more."""
+        rows = self._database.read("SELECT * FROM messages WHERE seq = ?", (seq,))
+        if not rows:
+            return None
+        seq, event_ms, publish_ms, key, properties, payload = rows[0]
+        return Stored(seq, event_ms, publish_ms, key, json.loads(properties) if properties else {}, payload)
+
+    def used_bytes(self) -> int:
+        """How much of the file is in use; 0 if there are no messages."""
+        sql = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+        ((pages, free),) = self._database.read(sql)
+        return (pages - free) * 4096 if self.has_beyond(0) else 0
+
+    def count(self) -> int:
+        """How many messages there are."""
+        ((count,),) = self._database.read("SELECT count(*) FROM messages")
+        return int(count)
+
+    def backlog(self, cursor: int, earlier: Sequence[int]) -> tuple[int, int]:
+        """Messages and bytes of payload: those beyond `cursor`, and the `earlier` ones."""
+        sql = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages WHERE seq "
+        ((count, size),) = self._database.read(sql + "> ?", (cursor,))
+        for seq in earlier:
+            ((one, its_size),) = self._database.read(sql + "= ?", (seq,))
+            count, size = count + one, size + its_size
+        return count, size
+
+    # Writing.
+
+    def make(self) -> None:
+        """Make the topic, if it is not there."""
+        if self.is_made:
+            return
+        with self._database.write() as sql:
+            sql.execute("DELETE FROM topic WHERE NOT is_made")
+            sql.execute(
+                "INSERT INTO topic SELECT ?, ?, 1 WHERE NOT EXISTS (SELECT 1 FROM topic)",
+                (self.name, uuid.uuid4().hex[:12]),
+            )
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Store messages, in one transaction."""
+        self.make()
+        with self._database.write() as sql:
+            seq: int | None = None  # SQLite goes on counting
+            if not self._has_written:
+                last = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchall()
+                seq = last[0][0] + _GAP if last else 1
+            sql.execute(_INSERT, (seq, *rows[0]))
+            sql.executemany(_INSERT, ((None, *row) for row in rows[1:]))
+        self._has_written = True
+
+    # Subscriptions.
+
+    def subscribe(self, subscription: str) -> str:
+        """Keep messages for a subscription from now on. The topic's `uid`."""
+        self.make()
+        with self._database.write() as sql:
+            sql.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, 0)", (subscription,))
+            ((uid,),) = sql.execute("SELECT uid FROM topic").fetchall()
+        return str(uid)
+
+    def unsubscribe(self, subscription: str) -> None:
+        """Keep nothing for a subscription any more."""
+        with self._database.write() as sql:
+            sql.execute("DELETE FROM subscriptions WHERE name = ?", (subscription,))
+
+    def subscriptions(self) -> dict[str, int]:
+        """The subscriptions, by name, with the number up to which each has acknowledged all."""
+        return dict(self._database.read("SELECT name, acknowledged FROM subscriptions ORDER BY name"))
+
+    def behind(self) -> Sequence[str]:
+        """The subscriptions that have not acknowledged all there is."""
+        sql = "SELECT name FROM subscriptions WHERE acknowledged < (SELECT max(seq) FROM messages) ORDER BY name"
+        return [name for (name,) in self._database.read(sql)]
+
+    def acknowledged(self, subscription: str, seq: int) -> None:
+        """Note that a subscription has acknowledged all up to `seq`."""
+        if self.subscriptions().get(subscription, seq) < seq:
+            with self._database.write() as sql:
+                sql.execute("UPDATE subscriptions SET acknowledged = ? WHERE name = ?", (seq, subscription))
+
+    def trim(self) -> bool:
+        """Remove a slice of what all subscriptions have acknowledged. Whether there is more."""
+        done = min(self.subscriptions().values(), default=0)
+        if not self._database.read("SELECT 1 FROM messages WHERE seq <= ? LIMIT 1", (done,)):
+            return False
+        slice_sql = "SELECT max(seq) FROM (SELECT seq FROM messages WHERE seq <= ? ORDER BY seq LIMIT ?)"
+        with self._database.write() as sql:
+            # Asked again: a subscription may have come since.
+            sql.execute(
+                f"DELETE FROM messages WHERE seq <= ({slice_sql})"  # noqa: S608 - a constant
+                " AND seq <= (SELECT min(acknowledged) FROM subscriptions)",
+                (done, _TRIM_ROWS),
+            )
+        return True
+
+    def remove(self) -> None:
+        """Remove the topic with all it holds. A producer that still has it makes it again with its next message."""
+        with self._database.write() as sql:
+            sql.execute("DELETE FROM messages")
+            sql.execute("DELETE FROM subscriptions")
+            sql.execute("UPDATE topic SET is_made = 0")
+        self._database.remove_unless_shared()

@@ -1,0 +1,49 @@
+"""The `edgeserve` command as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from edgeserve.address import LocalAddress, PulsarAddress
+
+# Warnings are errors there too.
+_COMMAND = (sys.executable, "-W", "error", "-m", "edgeserve.cli")
+
+
+def edgeserve(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*_COMMAND, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=50,
+        env=_environment(env),
+    )
+
+
+def start_edgeserve(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command; who does so waits for it."""
+    return subprocess.Popen(
+        [*_COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=_environment(None),
+    )
+
+
+def at(address: LocalAddress | PulsarAddress) -> list[str]:
+    """The options that name a broker."""
+    if isinstance(address, LocalAddress):
+        return ["--pulsar", str(address)]
+    return ["--pulsar", address.url, *(["--web", address.web_url] if address.web_url else [])]
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    return {**os.environ, "PYTHONIOENCODING": "utf-8", **(extra or {})}

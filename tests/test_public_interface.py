@@ -1,0 +1,163 @@
+"""The public interface is what it is promised to be, and what belongs together stays together."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from inspect import Parameter, signature
+from typing import Any
+
+import pytest
+
+import edgeserve
+from edgeserve import errors
+
+FTP = "/srv/ftp/"
+CAMERA: list[tuple[str, Any]] = [
+    ("local_ftp_path", Parameter.empty),
+    ("global_ftp_path", Parameter.empty),
+    ("width", Parameter.empty),
+    ("height", Parameter.empty),
+    ("source_id", Parameter.empty),
+    ("gate", None),
+    ("topic", "src"),
+    ("cam_id", 0),
+]
+NODE: tuple[str, Any] = ("pulsar_node", Parameter.empty)
+
+# The arguments by position that scripts rely on, with their defaults.
+POSITIONS: dict[str, list[tuple[str, Any]]] = {
+    "edgeserve.data_source.DataSource": [
+        ("stream", Parameter.empty),
+        NODE,
+        ("source_id", Parameter.empty),
+        ("gate", None),
+        ("topic", "src"),
+        ("log_path", None),
+        ("log_filename", None),
+    ],
+    "edgeserve.data_source.CameraSource": [NODE, *CAMERA],
+    "edgeserve.data_source.SimulateVideoWithTimestamps": [("timestamps", Parameter.empty), NODE, *CAMERA],
+    "edgeserve.data_source.SimulateTimeSeries": [
+        ("filename", Parameter.empty),
+        NODE,
+        ("source_id", Parameter.empty),
+        ("gate", None),
+        ("topic", "src"),
+    ],
+    "edgeserve.compute.Compute": [
+        ("task", Parameter.empty),
+        NODE,
+        ("worker_id", "worker1"),
+        ("gate_in", None),
+        ("gate_out", None),
+        ("ftp", False),
+        ("ftp_memory", False),
+        ("ftp_delete", False),
+        ("local_ftp_path", FTP),
+        ("topic_in", "src"),
+        ("topic_out", "dst"),
+        ("max_time_diff_ms", 10_000),
+        ("no_overlap", False),
+        ("min_interval_ms", 0),
+        ("log_path", None),
+        ("log_filename", None),
+        ("drop_if_older_than_ms", None),
+        ("log_verbose", False),
+    ],
+    "edgeserve.materialize.Materialize": [
+        ("materialize", Parameter.empty),
+        NODE,
+        ("gate", None),
+        ("ftp", False),
+        ("ftp_delete", False),
+        ("local_ftp_path", FTP),
+        ("topic", "dst"),
+        ("log_path", None),
+        ("log_filename", None),
+    ],
+    "edgeserve.message_format.GraphCodec": [("msg_uuid_size", 16), ("op_from_size", 16), ("header_size", 0)],
+    "edgeserve.message_format.NetworkCodec": [("header_size", Parameter.empty)],
+    "edgeserve.message_format.BaseBytesCodec": [],
+    "edgeserve.window.Window": [("size", Parameter.empty)],
+}
+
+OPERATORS = [edgeserve.DataSource, edgeserve.Compute, edgeserve.Materialize]
+# A topic is read under one name and written under another; what is inherent in an operator is its own.
+MAY_DIFFER = {"topic"}
+
+
+def found(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("path", POSITIONS)
+def test_the_positions_and_defaults_of_arguments_are_fixed(path: str) -> None:
+    positional = [p for p in signature(found(path)).parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    assert [(p.name, p.default) for p in positional] == POSITIONS[path]
+
+
+def test_the_code_sources_positions_are_fixed_and_its_gate_encodes() -> None:
+    parameters = signature(edgeserve.CodeSource).parameters
+    assert list(parameters) == ["stream", "pulsar_node", "gate", "topic"]
+    assert parameters["gate"].default("é") == "é".encode()
+
+
+@pytest.mark.parametrize("name", sorted({n for op in OPERATORS for n in signature(op).parameters} - MAY_DIFFER))
+def test_a_parameter_means_the_same_in_every_operator(name: str) -> None:
+    parameters = [p for op in OPERATORS for p in signature(op).parameters.values() if p.name == name]
+    assert len({(p.annotation, p.default) for p in parameters}) == 1
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_docstring_tells_of_every_argument(operator: type) -> None:
+    described = inspect.getdoc(operator) or ""
+    for name in signature(operator).parameters:
+        assert name in described, name
+
+
+def test_all_is_what_is_public() -> None:
+    public = {name for name, value in vars(edgeserve).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(edgeserve.__all__)
+
+
+def public_modules() -> list[str]:
+    walked = pkgutil.iter_modules(edgeserve.__path__, "edgeserve.")
+    return [module.name for module in walked if not module.name.rpartition(".")[2].startswith("_")]
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_a_public_module_and_its_public_names_are_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        value = getattr(module, public)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), public
+
+
+def test_the_tree_of_errors_at_the_top_of_the_module_is_the_real_one() -> None:
+    drawn = {}
+    stack: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        words = line.split()
+        if not words or words[0] not in errors.__all__:
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        stack[depth:] = [words[0]]
+        drawn[words[0]] = stack[depth - 1] if depth else "Exception"
+    real = {name: getattr(errors, name).__mro__[1].__name__ for name in errors.__all__}
+    assert drawn == real
+
+
+LAZY = ["numpy", "pandas", "pulsar", "cv2", "sklearn", "rich", "typer", "sqlite3", "asyncio.events"]
+
+
+def test_importing_edgeserve_loads_nothing_that_is_optional() -> None:
+    code = f"import sys, edgeserve; print([name for name in {LAZY[:-1]!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
