@@ -22,8 +22,7 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
-from edgeserve.sources import Captured, camera_frames, time_series, video_frames
-from edgeserve.sources._frames import CameraId
+from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import ctypes
 import itertools
 import os
 import secrets
@@ -65,12 +66,19 @@ class _Connection:
         self._pid = os.getpid()
         self._admin = Admin(address)
         self._is_closed = False
+        self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._open: weakref.WeakSet[_Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
         try:
             self.client = library.Client(address.url, **_client_options(address, library))
         except (library.PulsarException, ValueError, RuntimeError) as error:
             raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
+        self._handles.add(self.client)
         _connections.add(self)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a copy in a child of fork, where the threads that would answer are not."""
+        return self._pid != os.getpid()
 
     def producer(self, topic: str) -> base.Producer:
         _check_name("topic", topic)
@@ -81,7 +89,7 @@ class _Connection:
         return sends
 
     def _new_producer(self, topic: str) -> Any:
-        return self.client.create_producer(
+        producer = self.client.create_producer(
             topic,
             batching_enabled=False,  # it mixes keys in one entry, and waits
             send_timeout_millis=0,  # it would fail what a longer outage holds up
@@ -89,6 +97,8 @@ class _Connection:
             max_pending_messages_across_partitions=_MAX_PENDING,
             block_if_queue_full=False,
         )
+        self._handles.add(producer)
+        return producer
 
     def consumer(
         self, topics: Sequence[str], subscription: str, share: base.Share, queue_size: int
@@ -139,6 +149,7 @@ class _Connection:
                     receiver_queue_size=queue_size,
                     consumer_name=name,
                 )
+                self._handles.add(consumer)
                 made.append(_TopicConsumer(topic, consumer, self))
         except BaseException:
             for taken in made:
@@ -168,9 +179,14 @@ class _Connection:
     def delete(self, topic: str, subscription: str | None) -> None:
         self._admin.delete(topic, subscription)
 
+    def never_free(self) -> None:
+        """Keep what belongs to Pulsar's client until the process ends: freeing it in a child of fork hangs."""
+        for handle in list(self._handles):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+
     def close(self) -> None:
-        if self._is_closed or self._pid != os.getpid():
-            return  # in a child of fork, the threads that would answer are not there
+        if self._is_closed or self.is_inherited:
+            return
         self._is_closed = True
         for still_open in list(self._open):
             if isinstance(still_open, _Producer):
@@ -222,6 +238,15 @@ def _close_all() -> None:
     # A client that is still open when the interpreter ends aborts the process.
     for connection in list(_connections):
         connection.close()
+
+
+def _in_child_of_fork() -> None:
+    for connection in list(_connections):
+        connection.never_free()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child_of_fork)
 
 
 class _Producer:
@@ -280,7 +305,7 @@ class _Producer:
         return pulsar_errors.delivery_error(self._topic, name, str(self._connection.address))
 
     def close(self, timeout_ms: int) -> None:
-        if self._is_closed:
+        if self._is_closed or self._connection.is_inherited:
             return
         self._is_closed = True
         deadline_ms = steady_ms() + timeout_ms

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -157,6 +158,7 @@ class Consumer:
 
     def __init__(self) -> None:
         self._is_closed = False
+        self._pid = os.getpid()
 
     @property
     def is_active(self) -> bool:
@@ -185,7 +187,11 @@ class Consumer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """See `base.Consumer`."""
+        """See `base.Consumer`. A child of fork has a copy, and leaves the original alone."""
+        if not self._is_closed and self._pid == os.getpid():
+            self._close()
+
+    def _close(self) -> None:
         raise NotImplementedError
 
 
@@ -207,10 +213,9 @@ class SharedConsumer(Consumer):
         if not self._is_closed:
             self._held.acknowledge(deliveries)
 
-    def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._held.close()
+    def _close(self) -> None:
+        self._is_closed = True
+        self._held.close()
 
 
 class StandbyConsumer(Consumer):
@@ -292,7 +297,7 @@ class StandbyConsumer(Consumer):
         if held is not None and not self._is_closed:
             held.acknowledge(deliveries)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         with self._changed:
             if self._is_closed:
                 return

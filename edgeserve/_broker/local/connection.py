@@ -17,6 +17,7 @@ from edgeserve.address import LocalAddress
 from edgeserve.errors import BrokerError, UsageError
 
 _CLOSE_MS = 10_000
+_MOST_FILES = 32
 
 
 def connect(address: LocalAddress) -> Connection:
@@ -49,9 +50,8 @@ class LocalConnection:
             BrokerError: The topic's file can't be used.
         """
         name = topic_name(topic)
-        with self._session() as session:
-            self._folder.topic(session, name).make()
-        return self._writer.producer(name)
+        with self._opened(), self._folder.errors():
+            return self._writer.producer(name)
 
     def consumer(self, topics: Sequence[str], subscription: str, share: Share, queue_size: int) -> Consumer:
         """A new consumer.
@@ -68,8 +68,9 @@ class LocalConnection:
             raise UsageError("no topics: expected at least one to subscribe to")
         if queue_size < 1:
             raise UsageError(f"queue_size is {queue_size}: expected at least 1")
-        with self._folder.errors(), self._open():
+        with self._opened(), self._folder.errors():
             consumer = LocalConsumer(self._folder, self._lifeline, names, subscription, share, queue_size)
+            self._consumers = [other for other in self._consumers if not other.is_closed]
             self._consumers.append(consumer)
         return consumer
 
@@ -104,11 +105,23 @@ class LocalConnection:
             self._writer.close(_CLOSE_MS)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[None]:
-        """While this connection may be used, and is not closed."""
+    def _opened(self) -> Iterator[None]:
+        """While the connection is open, and stays so."""
         if os.getpid() != self._pid:
-            raise BrokerError("a connection to the local broker does not outlive a fork: open another", self.address)
+            raise BrokerError(
+                "a connection to the local broker does not outlive a fork: open another", self._folder.address
+            )
         with self._lock:
             if self._is_closed:
-                raise BrokerError("the connection is closed", self._folder.address)
+                raise BrokerError(f"the connection to {self._folder.address} is closed", self._folder.address)
             yield
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        """Files for one call."""
+        session = Session(_MOST_FILES)
+        try:
+            with self._opened(), self._folder.errors(), session:
+                yield session
+        finally:
+            session.close()

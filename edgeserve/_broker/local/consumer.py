@@ -99,6 +99,11 @@ class LocalConsumer:
             raise
         return me, topics
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
     # Receiving.
 
     @property

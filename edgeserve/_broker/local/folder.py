@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from edgeserve._broker.base import SubscriptionInfo, TopicInfo
 from edgeserve._broker.local import locks
@@ -21,8 +19,6 @@ from edgeserve._broker.local.subscription import Subscription
 from edgeserve._broker.local.topic import Topic
 from edgeserve.address import LocalAddress
 from edgeserve.errors import BrokerError, UsageError
-
-_log = logging.getLogger("edgeserve.broker.local")
 
 
 class Folder:
@@ -59,7 +55,7 @@ class Folder:
     def subscription(self, session: Session, name: str) -> Subscription:
         """A subscription's file, made if need be."""
         path = self._subscriptions / file_name(name)
-        return session.use(path, partial(Subscription, path, self._durability))
+        return session.use(path, partial(Subscription, path, name, self._durability))
 
     def existing(self, session: Session, topic: str) -> Topic:
         """A topic that is there.
@@ -99,17 +95,14 @@ class Folder:
             while self.trim(session, topic, subscription):
                 pass
 
-    def topic_infos(self) -> Iterator[TopicInfo]:
-        """All topics, one after the other."""
-        session = Session(most_files=32)
-        try:
-            for path in self._topics.glob("*.db"):
-                with session, self.errors():
-                    topic = session.use(path, partial(Topic, path, None, self._durability))
-                    if topic.is_made:
-                        yield self._info(session, topic)
-        finally:
-            session.close()
+    def topics(self, session: Session) -> Sequence[TopicInfo]:
+        """All topics, by name."""
+        found = []
+        for path in self._topics.glob("*.db"):
+            topic = session.use(path, partial(Topic, path, None, self._durability))
+            if topic.is_made:
+                found.append(self._info(session, topic))
+        return sorted(found)
 
     def _info(self, session: Session, topic: Topic) -> TopicInfo:
         found = []

@@ -57,7 +57,7 @@ def _remove(root: Path, pid: int) -> None:
 
 
 def _forget_in_child() -> None:
-    global _lock, _root, _lifeline  # noqa: PLW0603 - one for the process
+    global _lock, _root, _lifeline
     _lock, _root, _lifeline = threading.Lock(), None, None
 
 

@@ -21,12 +21,14 @@ def topic_name(given: str) -> str:
     """
     name = _checked("topic", given)
     scheme, separator, rest = name.partition("://")
-    if separator and (scheme != "persistent" or rest.count("/") < 2):
-        raise UsageError(f"topic {given!r}: expected NAME, TENANT/NAMESPACE/NAME or {_PREFIX}TENANT/NAMESPACE/NAME")
+    slashes = rest.count("/") if separator else name.count("/")
+    is_one = scheme == "persistent" and slashes >= 2 if separator else slashes in (0, 2)
     if not separator:
-        rest = name if name.count("/") >= 2 else _DEFAULT + name
-    if not all(part.strip() for part in rest.split("/")):
-        raise UsageError(f"topic {given!r} has an empty part: expected NAME or {_PREFIX}TENANT/NAMESPACE/NAME")
+        rest = name if slashes else _DEFAULT + name
+    if not is_one or not all(part.strip() for part in rest.split("/")):
+        raise UsageError(
+            f"{given!r} is no topic's name: expected NAME, TENANT/NAMESPACE/NAME or {_PREFIX}TENANT/NAMESPACE/NAME"
+        )
     return rest[len(_DEFAULT) :] if rest.startswith(_DEFAULT) else _PREFIX + rest
 
 

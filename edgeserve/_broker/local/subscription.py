@@ -78,7 +78,8 @@ class Progress(NamedTuple):
 class Subscription:
     """A subscription's open file."""
 
-    def __init__(self, path: Path, durability: Durability) -> None:
+    def __init__(self, path: Path, name: str, durability: Durability) -> None:
+        self._name = name
         self._database = Database(path, _SCHEMA, durability)
 
     def close(self) -> None:
@@ -109,8 +110,8 @@ class Subscription:
             for other in _members(sql).values():
                 if other.share is not share and not other.topics.isdisjoint(ids.values()):
                     raise UsageError(
-                        f"it is shared in another way by a consumer that lives: {other.share.value!r}, not "
-                        f"{share.value!r}"
+                        f"subscription {self._name!r} is shared in another way by a consumer that lives: "
+                        f"{other.share.value!r}, not {share.value!r}"
                     )
             row = (lifeline, share.value, json.dumps(sorted(ids.values())), room)
             me = sql.execute(
@@ -211,7 +212,9 @@ class Subscription:
     def consumers(self, topic: str, is_alive: Callable[[str], bool]) -> int:
         """How many consumers of a topic live."""
         ids = self._database.read("SELECT id FROM topics WHERE name = ?", (topic,))
-        return sum(ids[0][0] in member.topics and is_alive(member.lifeline) for member in self.members().values() if ids)
+        return sum(
+            ids[0][0] in member.topics and is_alive(member.lifeline) for member in self.members().values() if ids
+        )
 
     def forget(self, topic: str) -> None:
         """Remove a topic, and the file with the last one."""

@@ -43,7 +43,9 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def producer(self, topic: str) -> LocalProducer:
-        """A new producer."""
+        """A new producer; the topic is made if need be."""
+        with self._session:
+            self._folder.topic(self._session, topic).make()
         producer = LocalProducer(self, topic)
         with self._lock:
             self._producers.add(producer)
