@@ -29,7 +29,18 @@ def run_pipeline(kind: str, address: str, count: int, size: int, rate: float) ->
     topic = f"latency-{uuid.uuid4().hex[:12]}"
 
     def start(role: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "benchmarks.roles", kind, role, address, topic, str(count), str(size), str(rate)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.roles",
+            kind,
+            role,
+            address,
+            topic,
+            str(count),
+            str(size),
+            str(rate),
+        ]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         line = process.stdout.readline()

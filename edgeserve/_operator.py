@@ -16,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar, final
@@ -101,9 +101,11 @@ class Operator(ABC, Generic[T]):
     def _stop_waiting(self) -> None:
         """Make a step give up what it waits for without looking at `_is_stopping`."""
 
-    @property
-    def _may_abandon_step(self) -> bool:
-        """Whether the step under way has taken nothing in yet and waits for something that can't be told to stop."""
+    def _abandon_step(self) -> bool:
+        """Give up a step that has taken nothing in yet and waits for something that can't be told to stop.
+
+        Whether the step under way was such a one. It then does nothing any more.
+        """
         return False
 
     @final
@@ -191,8 +193,6 @@ class Operator(ABC, Generic[T]):
             return
         has_turn = self._turn_within(self._life.close_timeout_ms)
         try:
-            if not has_turn and not self._may_abandon_step:
-                _log.warning("operator %s: closed while its step was still running", self._name)
             self._close_parts()
         finally:
             if has_turn:
@@ -203,9 +203,14 @@ class Operator(ABC, Generic[T]):
         waited_ms = 0
         while not self._turn.acquire(timeout=_SLICE_MS / 1000):
             waited_ms += _SLICE_MS
-            if self._may_abandon_step or waited_ms >= timeout_ms:
+            if self._abandon_step():
+                return False
+            if waited_ms >= timeout_ms:
                 self._stop_waiting()
-                return self._turn.acquire(timeout=_SLICE_MS / 1000)
+                if self._turn.acquire(timeout=_SLICE_MS / 1000):
+                    return True
+                _log.warning("operator %s: closed while its step was still running", self._name)
+                return False
         return True
 
     def _close_parts(self) -> None:
@@ -291,7 +296,7 @@ async def _until_done(pending: Future[T]) -> None:
     done = asyncio.Event()
 
     def wake(_: Future[T]) -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop may have been closed meanwhile
             loop.call_soon_threadsafe(done.set)
 
     pending.add_done_callback(wake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -66,8 +67,8 @@ class _Group:
         self._operators = operators
         self._running = len(operators)
         self._is_told_to_stop = False
-        # A signal's handler may release it at any moment, also while this thread is inside `acquire`.
-        self._news = threading.Semaphore(0)
+        # Of all that threads wait on, a signal's handler may only use this: its `put` is re-entrant.
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> None:
         for operator in self._operators:
@@ -78,12 +79,12 @@ class _Group:
     def wait(self) -> None:
         """Wait until all have ended, one has failed, or they are told to stop."""
         while self._running and not self.failures and not self._is_told_to_stop:
-            if self._news.acquire(timeout=0.5):
-                self._running -= not self._is_told_to_stop
+            self._news.get()
+            self._running -= 1
 
     def tell_to_stop(self) -> None:
         self._is_told_to_stop = True
-        self._news.release()
+        self._news.put(None)
 
     def close(self) -> None:
         for operator in self._operators:
@@ -103,7 +104,7 @@ class _Group:
         except BaseException as error:  # noqa: BLE001 - raised by the thread that called run
             self._failed(operator, error)
         finally:
-            self._news.release()
+            self._news.put(None)
 
     def _failed(self, operator: Runnable, error: BaseException) -> None:
         _log.error("operator %s failed: %s: %s", operator.name, type(error).__name__, error)

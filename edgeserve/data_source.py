@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
@@ -76,7 +77,9 @@ class DataSource(Operator[bytes]):
         self._gate = gate
         self._event_time = event_time
         self._ledger = Ledger()
+        self._door = threading.Lock()
         self._is_in_stream = False
+        self._is_abandoned = False
         with self._parts as opening:  # closes what is open already when the rest fails
             lease = ConnectionLease(pulsar_node)
             opening.callback(lease.close)
@@ -94,9 +97,10 @@ class DataSource(Operator[bytes]):
     def _stop_waiting(self) -> None:
         self._outbox.stop()
 
-    @property
-    def _may_abandon_step(self) -> bool:
-        return self._is_in_stream
+    def _abandon_step(self) -> bool:
+        with self._door:
+            self._is_abandoned = self._is_in_stream
+            return self._is_abandoned
 
     def _step(self) -> bytes | End | None:
         self._outbox.raise_failure()
@@ -104,8 +108,9 @@ class DataSource(Operator[bytes]):
         try:
             item = next(self._stream, End.OF_STREAM)
         finally:
-            self._is_in_stream = False
-        if item is End.OF_STREAM or self._is_closed:
+            with self._door:
+                self._is_in_stream = False
+        if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
         taken = Example(uuid.uuid4().bytes, self._name, item, self._clock.now().wall_ms)
         self._ledger.receive(taken)

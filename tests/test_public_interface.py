@@ -121,7 +121,9 @@ def test_a_docstring_tells_of_every_argument(operator: type) -> None:
 
 
 def test_all_is_what_is_public() -> None:
-    public = {name for name, value in vars(edgeserve).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    public = {
+        name for name, value in vars(edgeserve).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
     assert public == set(edgeserve.__all__)
 
 

@@ -1,13 +1,10 @@
-"""Apache Pulsar as our broker. The only module that imports its client.
-
-What Pulsar's client does in a blocking call is done on a thread of its own and waited for with a limit: it retries
-inside for up to four times the time-outs that it was given, and turns Ctrl-C into an exception of its own.
-"""
+"""Apache Pulsar as our broker. The only module that imports its client."""
 
 from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import ctypes
 import itertools
 import os
@@ -23,6 +20,7 @@ from urllib.parse import urlsplit
 
 from edgeserve._broker import base, pulsar_consumer, pulsar_errors
 from edgeserve._broker.pulsar_admin import Admin
+from edgeserve._broker.pulsar_calls import Calls, RefusedError, ended_within
 from edgeserve._broker.pulsar_errors import Kind
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.address import PulsarAddress
@@ -72,6 +70,8 @@ class _Connection:
             self.client = library.Client(address.url, **_client_options(address, library))
         except (library.PulsarException, ValueError, RuntimeError) as error:
             raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
+        self._calls = Calls(self.client._client, address.connection_timeout_ms)
+        self.client._client = self._calls
         self._handles.add(self.client)
         _connections.add(self)
 
@@ -83,7 +83,7 @@ class _Connection:
     def producer(self, topic: str) -> base.Producer:
         _check_name("topic", topic)
         what = f"a producer for topic {topic!r}"
-        producer = self._asked(what, partial(self._new_producer, topic), lambda made: made.close())
+        producer = self._asked(what, partial(self._new_producer, topic))
         sends = _Producer(self, topic, producer)
         self._open.add(sends)
         return sends
@@ -115,14 +115,12 @@ class _Connection:
         consumer: pulsar_consumer.Consumer
         if share is base.Share.STANDBY:
             take_or_stand_by = partial(self._unless_busy, take)
-            held = self._asked(what, take_or_stand_by, _let_go)
+            held = self._asked(what, take_or_stand_by)
             if held is None:
                 self._refuse_other_share(topics, subscription)
-            consumer = pulsar_consumer.StandbyConsumer(
-                held, partial(self._translating, what, take_or_stand_by), subscription
-            )
+            consumer = pulsar_consumer.StandbyConsumer(held, partial(self._asked, what, take_or_stand_by), subscription)
         else:
-            consumer = pulsar_consumer.SharedConsumer(self._asked(what, take, lambda made: made.close()))
+            consumer = pulsar_consumer.SharedConsumer(self._asked(what, take))
         self._open.add(consumer)
         return consumer
 
@@ -160,8 +158,10 @@ class _Connection:
     def _unless_busy(self, take: Callable[[], pulsar_consumer.Held]) -> pulsar_consumer.Held | None:
         try:
             return take()
-        except self.library.ConsumerBusy:
-            return None
+        except RefusedError as error:
+            if error.name == pulsar_errors.BUSY:
+                return None
+            raise
 
     def _refuse_other_share(self, topics: Sequence[str], subscription: str) -> None:
         # Pulsar says the same for a subscription that has its consumer and for one that is shared in another way.
@@ -179,8 +179,13 @@ class _Connection:
     def delete(self, topic: str, subscription: str | None) -> None:
         self._admin.delete(topic, subscription)
 
+    def forget(self, consumer: Any) -> None:
+        """Have the client's own list of consumers let go of a closed one, as its blocking `close` would."""
+        with contextlib.suppress(ValueError):
+            self.client._consumers.remove(consumer)
+
     def never_free(self) -> None:
-        """Keep what belongs to Pulsar's client until the process ends: freeing it in a child of fork hangs."""
+        """Keep what belongs to Pulsar's client until the process ends: what frees it would hang, or abort."""
         for handle in list(self._handles):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
 
@@ -193,42 +198,30 @@ class _Connection:
                 still_open.close(_CLOSE_MS)
             else:
                 still_open.close()
-        if not ended_within(_CLOSE_MS, self.client.close):
-            ended_within(_CLOSE_MS, self.client.shutdown)
+        is_done = self._calls.end()
+        if not ended_within(_CLOSE_MS, self._calls.close_async) or not is_done:
+            self.never_free()
 
-    def _asked(self, what: str, function: Callable[[], T], discard: Callable[[T], object]) -> T:
-        """What `function` returns, within the connection's time-out; what comes later is discarded."""
+    def _asked(self, what: str, function: Callable[[], T]) -> T:
+        """What `function` returns, its errors translated."""
         if self._is_closed:
             raise BrokerError(f"{what}: the connection is closed", str(self.address))
         started_ms = steady_ms()
-        future = _in_thread(function)
-        try:
-            return future.result(self.address.connection_timeout_ms / 1000)
-        except concurrent.futures.TimeoutError as error:
-            future.add_done_callback(partial(_discard, discard))
-            waited_ms = round(steady_ms() - started_ms)
-            raise pulsar_errors.unreachable(what, str(self.address), waited_ms, _probe(self.address)) from error
-        except (self.library.PulsarException, TypeError, ValueError) as error:
-            raise self.translate(what, error, round(steady_ms() - started_ms)) from error
-        except BaseException:  # Ctrl-C
-            future.add_done_callback(partial(_discard, discard))
-            raise
-
-    def _translating(self, what: str, function: Callable[[], T]) -> T:
-        started_ms = steady_ms()
         try:
             return function()
-        except self.library.PulsarException as error:
-            raise self.translate(what, error, round(steady_ms() - started_ms)) from error
+        except RefusedError as error:
+            raise self.translate(what, error.name, round(steady_ms() - started_ms)) from error
+        except concurrent.futures.TimeoutError as error:
+            raise self.translate(what, pulsar_errors.TIMEOUT, round(steady_ms() - started_ms)) from error
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{what}: Pulsar's client refuses it ({error})") from error
 
-    def translate(self, what: str, error: Exception, waited_ms: int = 0) -> BaseException:
+    def translate(self, what: str, name: str, waited_ms: int = 0) -> BaseException:
         """What stands for an error of Pulsar's client."""
-        name = type(error).__name__
-        if not isinstance(error, self.library.PulsarException):
-            return UsageError(f"{what}: Pulsar's client refuses it ({error})")
-        if pulsar_errors.KINDS.get(name) is Kind.INTERRUPTED:
+        kind = pulsar_errors.KINDS.get(name)
+        if kind is Kind.INTERRUPTED:
             return KeyboardInterrupt()
-        if pulsar_errors.KINDS.get(name) is Kind.UNREACHABLE:
+        if kind is Kind.UNREACHABLE:
             return pulsar_errors.unreachable(what, str(self.address), waited_ms, _probe(self.address))
         return pulsar_errors.translated(what, name, str(self.address), waited_ms)
 
@@ -311,7 +304,7 @@ class _Producer:
         deadline_ms = steady_ms() + timeout_ms
         while self._pending and steady_ms() < deadline_ms:
             pause_ms(1)
-        ended_within(_CLOSE_MS, self._producer.close)
+        ended_within(_CLOSE_MS, self._producer._producer.close_async)
         for number in sorted(self._pending):
             settled = self._pending.pop(number, None)
             if settled is not None:
@@ -339,7 +332,7 @@ class _TopicConsumer:
         except self._nothing_came:
             return None
         except self._pulsar_error as error:
-            raise self._connection.translate(f"a message of topic {self.topic!r}", error) from error
+            raise self._connection.translate(f"a message of topic {self.topic!r}", type(error).__name__) from error
         message_id = message.message_id()
         return base.Delivery(
             message_id,
@@ -360,12 +353,15 @@ class _TopicConsumer:
         except self._connection.library.AlreadyClosed:
             return
         except self._pulsar_error as error:
-            raise self._connection.translate(f"an acknowledgement for topic {self.topic!r}", error) from error
+            raise self._connection.translate(
+                f"an acknowledgement for topic {self.topic!r}", type(error).__name__
+            ) from error
 
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            ended_within(_CLOSE_MS, self._consumer.close)
+            ended_within(_CLOSE_MS, self._consumer._consumer.close_async)
+            self._connection.forget(self._consumer)
 
 
 def _client_options(address: PulsarAddress, library: ModuleType) -> dict[str, Any]:
@@ -410,32 +406,3 @@ def _probe(address: PulsarAddress) -> str:
             return "something listens there, but does not answer as a Pulsar would"
     except (OSError, ValueError) as error:
         return str(error)
-
-
-def _let_go(held: pulsar_consumer.Held | None) -> None:
-    if held is not None:
-        held.close()
-
-
-def _in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="edgeserve-pulsar-call", daemon=True).start()
-    return future
-
-
-def _discard(discard: Callable[[T], object], future: concurrent.futures.Future[T]) -> None:
-    if future.exception() is None:
-        discard(future.result())
-
-
-def ended_within(limit_ms: int, function: Callable[[], object]) -> bool:
-    """Call something that may block for long, and whose failure changes nothing. Whether it ended in time."""
-    future = _in_thread(function)
-    return bool(concurrent.futures.wait([future], limit_ms / 1000).done)

@@ -87,8 +87,7 @@ class LatestJoin:
         if not self._pace.is_due(now):
             decision.wake_steady_ms = self._pace.next_start_steady_ms
             return decision
-        self._drop_old(now, decision)
-        if self._is_complete():
+        if not self._has_grown_old(now, decision):
             decision.job = self._start(now, decision)
         return decision
 
@@ -133,13 +132,16 @@ class LatestJoin:
             return False
         return any(not example.is_used for example in held.values())
 
-    def _drop_old(self, now: Now, decision: Decision) -> None:
+    def _has_grown_old(self, now: Now, decision: Decision) -> bool:
+        """Whether something that would be used for the first time has become too old; it is dropped then."""
         if self._policy.drop_if_older_than_ms is None:
-            return
-        for source, example in list(self._held.items()):
-            if not example.is_used and self._policy.is_too_old(example, now):
-                del self._held[source]
-                decision.let_go(example, Fate.TOO_OLD)
+            return False
+        held = [example for example in self._held.values() if not example.is_used]
+        old = [example for example in held if self._policy.is_too_old(example, now)]
+        for example in old:
+            del self._held[example.source]
+            decision.let_go(example, Fate.TOO_OLD)
+        return bool(old)
 
     def _start(self, now: Now, decision: Decision) -> Job:
         self._pace.started(now)

@@ -116,22 +116,23 @@ class Example:
 
 
 class Job:
-    """Examples that belong together, by the parameter of the task that each goes to."""
+    """Examples that belong together.
 
-    __slots__ = ("inputs",)
+    Attributes:
+        inputs: The examples by the parameter of the task that each goes to.
+        examples: The same, in the order of the parameters.
+    """
+
+    __slots__ = ("examples", "inputs")
 
     def __init__(self, inputs: Mapping[str, Example]) -> None:
         self.inputs = inputs
-
-    @property
-    def examples(self) -> Sequence[Example]:
-        """The examples, in the order of the parameters."""
-        return list(self.inputs.values())
+        self.examples: Sequence[Example] = tuple(inputs.values())
 
     @property
     def capture_ms(self) -> int:
         """The newest capture time among them: that of what is made from them."""
-        return max(example.capture_ms for example in self.inputs.values())
+        return max(example.capture_ms for example in self.examples)
 
 
 class Decision:

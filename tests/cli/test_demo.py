@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import pickle
@@ -92,9 +91,10 @@ def test_without_a_terminal_there_are_two_lines_and_the_tables(tmp_path: Path) -
     run = edgeserve("demo", "--seconds", "2", "--pulsar", f"local://{tmp_path}")
     assert run.returncode == 0, run.stderr
     assert [line.split()[0] for line in run.stderr.splitlines()] == ["Training", "Streaming"]
-    rows = {line.rpartition("  ")[0].strip(): line for line in run.stdout.splitlines()}
-    assert any(row.startswith("windows served") for row in rows)
+    (served,) = (line.split() for line in run.stdout.splitlines() if line.startswith(" windows served"))
+    assert served == ["windows", "served", "364", "364"]
     assert "\x1b" not in run.stdout + run.stderr
+    assert list(tmp_path.rglob("*.db")) == [], "the broker's files are gone with the topics"
 
 
 def test_speed_and_seconds_together_stop_the_stream_early(tmp_path: Path) -> None:
@@ -125,14 +125,18 @@ def test_another_file_in_the_place_of_the_recordings_is_refused_unread(tmp_path:
     data.mkdir(parents=True)
     (tmp_path / "seglearn" / "__init__.py").write_text("raise SystemExit('it was imported')")
     (data / "watch_dataset.npy").write_bytes(pickle.dumps(Trap(trap)))
-    path = os.pathsep.join([str(tmp_path), str(Path(recordings.__file__).parents[3])])
-    run = edgeserve("demo", "--pulsar", f"local://{tmp_path}", env={"PYTHONPATH": path})
+    run = edgeserve("demo", "--pulsar", f"local://{tmp_path}", env={"PYTHONPATH": before_others(tmp_path)})
     assert (run.returncode, run.stdout) == (1, "")
     (line,) = run.stderr.splitlines()
     assert "was not loaded" in line
     assert recordings.DATASET_SHA256 in line
     assert "pip install" in line
     assert not trap.exists()
+
+
+def before_others(folder: Path) -> str:
+    """A PYTHONPATH with `folder` before what is installed, and this edgeserve."""
+    return os.pathsep.join([str(folder), str(Path(recordings.__file__).parents[3])])
 
 
 class Trap:
@@ -159,11 +163,18 @@ def test_recordings_that_are_not_there_say_how_to_get_them(tmp_path: Path) -> No
         recordings.load_recordings(tmp_path / "watch_dataset.npy")
 
 
-def test_a_missing_package_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordings, "PACKAGE", "seglearn_that_nobody_has")
-    importlib.invalidate_caches()
+def test_missing_recordings_say_which_extra_has_them() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'edgeserve\[demo\]'"):
-        recordings.dataset_path()
+        recordings.dataset_path("a_package_that_nobody_has")
+
+
+def test_a_missing_library_says_which_extra_has_it(tmp_path: Path) -> None:
+    absent = 'raise ModuleNotFoundError("No module named \'sklearn\'", name="sklearn")'
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text(absent)
+    run = edgeserve("demo", env={"PYTHONPATH": before_others(tmp_path)})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "pip install 'edgeserve[demo]'" in run.stderr.splitlines()[-1]
 
 
 def test_the_recordings_are_what_the_docs_say(all_recordings: list[recordings.Recording]) -> None:

@@ -57,7 +57,12 @@ def test_a_join_fires_when_any_source_is_new_and_reuses_the_others(broker: str, 
 
 def test_without_overlap_no_example_is_used_twice(broker: str, wire: Wire) -> None:
     with Compute(pair, broker, topic_in=wire.src, topic_out=wire.dst, no_overlap=True) as compute:
-        for source, payload, at_ms in [("left", b"l1", 1), ("right", b"r1", 2), ("right", b"r2", 3), ("left", b"l2", 4)]:
+        for source, payload, at_ms in [
+            ("left", b"l1", 1),
+            ("right", b"r1", 2),
+            ("right", b"r2", 3),
+            ("left", b"l2", 4),
+        ]:
             wire.send(source, payload, at_ms)
         assert [next(compute) for _ in range(4)] == [None, b"l1+r1", None, b"l2+r2"]
 

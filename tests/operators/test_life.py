@@ -326,7 +326,11 @@ print("parent done", flush=True)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_forked_child_is_refused_its_parents_operators_and_makes_its_own(broker: str, wire: Wire) -> None:
     done = subprocess.run(
-        [sys.executable, "-Wignore::DeprecationWarning", "-c", FORKING, broker, wire.dst], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-Wignore::DeprecationWarning", "-c", FORKING, broker, wire.dst],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "child done\nparent done\n", "")
     assert sorted(payload for _, _, payload, _ in wire.sent_on(3)) == [b"child", b"parent", b"parent"]

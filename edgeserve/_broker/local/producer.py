@@ -117,5 +117,5 @@ def _confirm(confirmations: Sequence[Confirmed], error: BrokerError | None) -> N
     for confirmed in confirmations:
         try:
             confirmed(error)
-        except Exception:  # one caller's failure must not take the others' confirmations
+        except Exception:  # noqa: BLE001 - one caller's failure must not take the others' confirmations
             _log.exception("a callback for a confirmed send raised")

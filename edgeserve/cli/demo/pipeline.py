@@ -31,7 +31,7 @@ from edgeserve.cli.demo.score import Score
 from edgeserve.errors import EdgeServeError
 
 # Longer than the join waits for a match, and than a machine pauses that is busy with something else.
-_IDLE_MS = 3000.0
+_IDLE_MS = 5000.0
 
 _log = logging.getLogger("edgeserve.demo")
 
@@ -72,8 +72,6 @@ class Pipeline:
         names = ("accel", "gyro", "one-sensor", "two-sensors")
         self._topics = {name: f"edgeserve-demo-{self.run_id}-{name}" for name in names}
         with ExitStack() as opening:  # closes what is open already when the rest fails
-            self._lease = ConnectionLease(demo.broker)
-            opening.callback(self._lease.close)
             # Who reads subscribes before anything is sent.
             self._sinks = [opening.enter_context(sink) for sink in self._make_sinks()]
             self._predictors = [opening.enter_context(predictor) for predictor in self._make_predictors()]
@@ -87,10 +85,8 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._demo.replay.stop()
-        with self._parts:
-            for operator in self._operators:
-                operator.close()
-            self._delete_topics()
+        self._parts.close()
+        self._delete_topics()
 
     def run(self) -> None:
         """Play the windows, until every one was scored or nothing comes any more.
@@ -188,11 +184,16 @@ class Pipeline:
         return _IDLE_MS + 2 * self._demo.replay.window_ms
 
     def _delete_topics(self) -> None:
-        for topic in self._topics.values():
+        try:
+            # A connection that comes after those of the operators, so that nothing has the topics open any more.
+            lease = ConnectionLease(self._demo.broker)
             try:
-                self._lease.connection.delete(topic, None)
-            except EdgeServeError as error:
-                _log.warning("topic %s is left at %s: %s", topic, self._lease.address, error)
+                for topic in self._topics.values():
+                    lease.connection.delete(topic, None)
+            finally:
+                lease.close()
+        except EdgeServeError as error:
+            _log.warning("the topics edgeserve-demo-%s-* are left at the broker: %s", self.run_id, error)
 
 
 def _lossy(gate: Callable[[Reading], bytes], loss: float) -> Callable[[Reading], bytes | None]:

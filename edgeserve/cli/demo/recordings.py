@@ -73,15 +73,15 @@ class Window(NamedTuple):
     gyro: NDArray[np.float32]
 
 
-def dataset_path() -> Path:
-    """Where seglearn keeps the recordings. The package itself is not imported.
+def dataset_path(package: str = PACKAGE) -> Path:
+    """Where the package keeps the recordings. It is not imported.
 
     Raises:
-        MissingExtra: seglearn is not installed.
+        MissingExtra: It is not installed.
     """
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise MissingExtra(f"{PURPOSE} needs {PACKAGE}: pip install 'edgeserve[demo]'")
+        raise MissingExtra(f"{PURPOSE} needs {package}: pip install 'edgeserve[demo]'")
     return Path(spec.origin).parent / "data" / "watch_dataset.npy"
 
 

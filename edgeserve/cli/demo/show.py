@@ -68,7 +68,7 @@ def result_tables(report: Report) -> RenderableType:
     )
     return Group(
         numbers,
-        "Latency is from the moment when a window was complete, as replayed, to its score.\n",
+        "Latency: from when a window was complete, as replayed, to its score.\n",
         _drops_table(report),
     )
 

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+import pytest
+
+from edgeserve._core.ledger import Ledger, derive_id
+from edgeserve._core.step import Example, Fate, Parcel
+
+
+def example(name: bytes, parcel: Parcel | None = None) -> Example:
+    return Example(name.ljust(16, b"\0"), "s", b"", 1, parcel=parcel)
+
+
+def test_a_message_may_be_acknowledged_when_all_of_its_examples_are_done_with() -> None:
+    ledger, parcel = Ledger(), Parcel("message", open_examples=2)
+    first, second = example(b"1", parcel), example(b"2", parcel)
+    assert ledger.receive(first)
+    assert ledger.receive(second)
+    assert ledger.release([first]) == []
+    assert ledger.release([second]) == [parcel]
+
+
+def test_an_example_is_held_until_the_join_and_every_job_have_let_go() -> None:
+    ledger, parcel = Ledger(), Parcel("message")
+    held = example(b"1", parcel)
+    ledger.receive(held)
+    ledger.hold([held])
+    ledger.hold([held])
+    assert [ledger.release([held]), ledger.release([held]), ledger.release([held])] == [[], [], [parcel]]
+
+
+def test_a_copy_is_a_duplicate_and_is_acknowledged_with_the_one_that_is_held_never_before() -> None:
+    ledger, first, again = Ledger(), Parcel("message"), Parcel("message, sent again")
+    held = example(b"1", first)
+    assert ledger.receive(held)
+    assert not ledger.receive(example(b"1", again))
+    assert ledger.release([held]) == [first, again]
+    assert ledger.receive(example(b"1")), "what is not held any more is no duplicate"
+
+
+def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
+    ledger = Ledger()
+    one, two = example(b"1"), example(b"2")
+    ledger.receive(one)
+    ledger.receive(two)
+    ledger.reject(Fate.MALFORMED)
+    ledger.settle([(one, Fate.USED)])
+    stats = ledger.stats(sent=1, unconfirmed=0)
+    assert (stats.received, stats.held, stats.fates) == (3, 1, {Fate.USED: 1, Fate.MALFORMED: 1})
+
+
+def test_nothing_meets_two_fates() -> None:
+    ledger, one = Ledger(), example(b"1")
+    ledger.receive(one)
+    ledger.settle([(one, Fate.USED)])
+    with pytest.raises(RuntimeError, match="was used"):
+        ledger.settle([(one, Fate.EXPIRED)])
+
+
+def test_a_derived_id_is_a_uuid_of_version_5_that_depends_on_the_operator_and_each_input_in_order() -> None:
+    ids = [uuid.uuid4().bytes for _ in range(2)]
+    derived = derive_id(b"worker".ljust(16, b"\0"), ids)
+    named = uuid.uuid5(uuid.UUID(int=0), "edgeserve").bytes + b"worker".ljust(16, b"\0") + b"".join(ids)
+    assert derived == uuid.UUID(bytes=hashlib.sha1(named).digest()[:16], version=5).bytes
+    others = [derive_id(b"other".ljust(16, b"\0"), ids), derive_id(b"worker".ljust(16, b"\0"), ids[::-1])]
+    assert derived not in others
