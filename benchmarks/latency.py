@@ -29,18 +29,8 @@ def run_pipeline(kind: str, address: str, count: int, size: int, rate: float) ->
     topic = f"latency-{uuid.uuid4().hex[:12]}"
 
     def start(role: str) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.roles",
-            kind,
-            role,
-            address,
-            topic,
-            str(count),
-            str(size),
-            str(rate),
-        ]
+        arguments = [kind, role, address, topic, str(count), str(size), str(rate)]
+        command = [sys.executable, "-m", "benchmarks.roles", *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -95,9 +85,9 @@ def render(found: dict[str, list[tuple[float, float]]], repeats: int, count: int
     lines = [
         "# Latency over two hops",
         "",
-        f"Source, compute (identity) and sink as three processes, 200 messages of 1 KB a second, {count} messages a run,",
-        f"{repeats} repeats in which the pipelines take turns; minimum / median / maximum over the repeats. Ratios are",
-        "with the hand-written pipeline of the same repeat.",
+        "Source, compute (identity) and sink as three processes, 200 messages of 1 KB a second,",
+        f"{count} messages a run, {repeats} repeats in which the pipelines take turns;",
+        "minimum / median / maximum over the repeats. Ratios are with the hand-written pipeline of the same repeat.",
         "",
         "| pipeline | p50 ms | p99 ms | p50 ratio | p99 ratio |",
         "|---|---|---|---|---|",
@@ -108,8 +98,8 @@ def render(found: dict[str, list[tuple[float, float]]], repeats: int, count: int
         lines.append(f"| {name} | {' | '.join(columns)} |")
     lines += [
         "",
-        f"Python {platform.python_version()}, pulsar-client {version('pulsar-client')}, edgeserve {version('edgeserve')}, "
-        f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores.",
+        f"Python {platform.python_version()}, pulsar-client {version('pulsar-client')}, "
+        f"edgeserve {version('edgeserve')}, {platform.system()} on {platform.machine()}, {os.cpu_count()} cores.",
         "",
     ]
     return "\n".join(lines)

@@ -266,7 +266,8 @@ class _StepThread:
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Run `call` after those before it."""
@@ -282,8 +283,10 @@ class _StepThread:
         return future
 
     def end(self) -> None:
-        """End the thread after the calls that it was given."""
+        """End the thread after the calls that it was given, and wait for that unless it calls this itself."""
         self._calls.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_SLICE_MS / 1000)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -16,6 +16,10 @@ from edgeserve.errors import EdgeServeError, UsageError
 _log = logging.getLogger("edgeserve.run")
 
 
+# How long a thread whose operator is closed may take to end; one that is inside a stream which blocks never does.
+_END_S = 0.2
+
+
 class Runnable(Protocol):
     """What `run` needs of an operator."""
 
@@ -66,6 +70,7 @@ class _Group:
         self.failures: list[BaseException] = []
         self._operators = operators
         self._running = len(operators)
+        self._threads: list[threading.Thread] = []
         self._is_told_to_stop = False
         # Of all that threads wait on, a signal's handler may only use this: its `put` is re-entrant.
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -74,7 +79,9 @@ class _Group:
         for operator in self._operators:
             # Daemons, so that a stream which blocks for ever does not hold up the exit.
             name = f"edgeserve-{operator.name}"
-            threading.Thread(target=self._steps, args=(operator,), name=name, daemon=True).start()
+            self._threads.append(threading.Thread(target=self._steps, args=(operator,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def wait(self) -> None:
         """Wait until all have ended, one has failed, or they are told to stop."""
@@ -94,6 +101,8 @@ class _Group:
                 operator.close()
             except EdgeServeError as error:
                 self._failed(operator, error)
+        for thread in self._threads:
+            thread.join(_END_S)
 
     def _steps(self, operator: Runnable) -> None:
         try:

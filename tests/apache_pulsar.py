@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -84,8 +85,15 @@ class ApachePulsar:
         web_url: Its HTTP address.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, web_port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        web_port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
+        self._settings = {**SETTINGS, **(settings or {})}
         self._port = port if port is not None else _free_port()
         self._web_port = web_port if web_port is not None else _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,7 +138,7 @@ class ApachePulsar:
 
     def _launch(self, home: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        settings = {**SETTINGS, "brokerServicePort": str(self._port), "webServicePort": str(self._web_port)}
+        settings = {**self._settings, "brokerServicePort": str(self._port), "webServicePort": str(self._web_port)}
         if sys.platform == "linux":
             settings["listeningInterface"] = "lo"
         conf = self._folder / "standalone.conf"
@@ -170,7 +178,7 @@ class ApachePulsar:
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.web_url}/admin/v2/brokers/health", timeout=2) as answer:
-                return answer.status == 200
+                return bool(answer.status == 200)
         except OSError:
             return False
 

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _MAX_PENDING = 100_000
 # A broker that is away must not hold up an exit for longer.
 _CLOSE_MS = 3000
+_COMING_BACK_MS = 300
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
@@ -193,12 +194,13 @@ class _Connection:
         if self._is_closed or self.is_inherited:
             return
         self._is_closed = True
+        is_done = self._calls.end()
         for still_open in list(self._open):
             if isinstance(still_open, _Producer):
                 still_open.close(_CLOSE_MS)
             else:
                 still_open.close()
-        is_done = self._calls.end()
+                still_open.join(_CLOSE_MS)
         if not ended_within(_CLOSE_MS, self._calls.close_async) or not is_done:
             self.never_free()
 
@@ -251,6 +253,7 @@ class _Producer:
         self._numbers = itertools.count()
         # Whoever takes an entry out calls it: the broker's thread, or close().
         self._pending: dict[int, tuple[base.Confirmed, int]] = {}
+        self._leaving: set[int] = set()
         self._refused: dict[int, str] = {}
         self._is_closed = False
 
@@ -264,6 +267,7 @@ class _Producer:
             raise UsageError(f"a capture time is ms since the epoch and more than 0, not {event_ms}")
         number = next(self._numbers)
         self._pending[number] = (confirmed, threading.get_ident())
+        self._leaving.add(number)
         try:
             self._producer.send_async(
                 payload,
@@ -275,6 +279,8 @@ class _Producer:
         except BaseException:
             self._pending.pop(number, None)
             raise
+        finally:
+            self._leaving.discard(number)
         if self._refused and number in self._refused:
             raise self._refusal(self._refused.pop(number), len(payload))
 
@@ -285,8 +291,8 @@ class _Producer:
         confirmed, sender = settled
         if result == self._ok:
             confirmed(None)
-        elif sender == threading.get_ident():
-            # Refused before it left, within send_async: send() raises it, in its caller's own thread.
+        elif number in self._leaving and sender == threading.get_ident():
+            # Refused within send_async: send() raises it, instead of a call back into the caller's own thread.
             self._refused[number] = result.name
         else:
             confirmed(pulsar_errors.delivery_error(self._topic, result.name, str(self._connection.address)))
@@ -321,18 +327,22 @@ class _TopicConsumer:
         self._nothing_came = connection.library.Timeout
         self._pulsar_error = connection.library.PulsarException
         self._is_closed = False
+        self._is_receiving = False
 
     @property
     def is_connected(self) -> bool:
         return bool(self._consumer.is_connected())
 
     def receive(self, timeout_ms: int) -> base.Delivery | None:
+        self._is_receiving = True
         try:
             message = self._consumer.receive(timeout_ms)
         except self._nothing_came:
             return None
         except self._pulsar_error as error:
             raise self._connection.translate(f"a message of topic {self.topic!r}", type(error).__name__) from error
+        finally:
+            self._is_receiving = False
         message_id = message.message_id()
         return base.Delivery(
             message_id,
@@ -362,6 +372,11 @@ class _TopicConsumer:
             self._is_closed = True
             ended_within(_CLOSE_MS, self._consumer._consumer.close_async)
             self._connection.forget(self._consumer)
+            # A thread that comes back from the client when the interpreter is gone aborts the process.
+            for _ in range(_COMING_BACK_MS):
+                if not self._is_receiving:
+                    break
+                pause_ms(1)
 
 
 def _client_options(address: PulsarAddress, library: ModuleType) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class _SeveralTopics:
         for consumer in self._consumers.values():
             consumer.close()
         for thread in self._threads:
-            thread.join(2 * _SLICE_MS / 1000)
+            thread.join(10 * _SLICE_MS / 1000)
 
 
 class Consumer:
@@ -193,6 +193,9 @@ class Consumer:
 
     def _close(self) -> None:
         raise NotImplementedError
+
+    def join(self, limit_ms: int) -> None:
+        """Wait for what a closed consumer still does, which is over soon when its connection fails its calls."""
 
 
 class SharedConsumer(Consumer):
@@ -303,7 +306,11 @@ class StandbyConsumer(Consumer):
                 return
             self._is_closed = True
             self._changed.notify_all()
-        if self._taker is not None:
-            self._taker.join(_RETRY_MS / 1000)
+        self.join(_RETRY_MS)
         if self._held is not None:
             self._held.close()
+
+    def join(self, limit_ms: int) -> None:
+        """Wait for the thread that stands by."""
+        if self._taker is not None:
+            self._taker.join(limit_ms / 1000)

@@ -134,7 +134,7 @@ class Page:
 
 @contextlib.contextmanager
 def _started(commands: Sequence[shell.Command], folder: Path) -> Iterator[Mapping[str, subprocess.Popen[str]]]:
-    """Scripts as processes, by name; in the end they are told to stop, and have to do so without an error."""
+    """Scripts as processes, by name; in the end they are told to stop, and none may have failed."""
     with contextlib.ExitStack() as stack:
         processes = {}
         for command in commands:
@@ -153,7 +153,8 @@ def _started(commands: Sequence[shell.Command], folder: Path) -> Iterator[Mappin
         for process in processes.values():
             process.send_signal(signal.SIGTERM)
         codes = {name: process.wait(30) for name, process in processes.items()}
-        assert set(codes.values()) == {0}, codes
+        # A script that is about to exit when it is told may not catch the signal any more.
+        assert set(codes.values()) <= {0, -signal.SIGTERM}, codes
 
 
 @pytest.fixture
@@ -213,7 +214,9 @@ def test_a_block_that_would_be_passed_over_in_silence_is_refused(text: str, said
 
 
 def test_a_block_is_found_with_its_line_title_and_comment() -> None:
-    text = 'Text.\n\n<!-- not run: a camera is needed -->\n\n```python title="a.py"\n1\n2\n```\n\n  ```text\n  x\n  ```\n'
+    text = (
+        'Text.\n\n<!-- not run: a camera is needed -->\n\n```python title="a.py"\n1\n2\n```\n\n  ```text\n  x\n  ```\n'
+    )
     assert blocks_in(text, "page.md") == [
         Block("page.md", 6, "python", "a.py", "1\n2\n", False, "a camera is needed"),
         Block("page.md", 11, "text", None, "x\n", False, None),

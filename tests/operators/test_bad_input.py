@@ -168,9 +168,11 @@ def test_a_sink_that_cannot_be_called_is_refused() -> None:
 
 @pytest.mark.parametrize("result", [5, 1.5, ["x"], object(), True])
 def test_a_gate_that_returns_no_bytes_is_named(broker: str, wire: Wire, result: object) -> None:
-    with DataSource([b"x"], broker, "s", lambda item: result, wire.src) as source:
-        with pytest.raises(UsageError, match="gate returned"):
-            next(source)
+    with (
+        DataSource([b"x"], broker, "s", lambda item: result, wire.src) as source,
+        pytest.raises(UsageError, match="gate returned"),
+    ):
+        next(source)
     with Compute(same, broker, gate_out=lambda output: result, topic_in=wire.src, topic_out=wire.dst) as compute:
         wire.send("only", b"x")
         with pytest.raises(UsageError, match="gate_out returned"):

@@ -12,7 +12,7 @@ from tests.operators.conftest import CAPTURE_MS, Wire
 
 
 def test_an_infinite_stream_is_sent_item_by_item(broker: str, wire: Wire) -> None:
-    with DataSource(itertools.count(), broker, "count", lambda number: str(number), wire.dst) as source:
+    with DataSource(itertools.count(), broker, "count", str, wire.dst) as source:
         assert [next(source) for _ in range(3)] == [b"0", b"1", b"2"]
     assert [payload for _, _, payload, _ in wire.sent_on(3)] == [b"0", b"1", b"2"]
 
