@@ -15,7 +15,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -239,26 +239,28 @@ class Operator(ABC, Generic[T]):
         self._check_usable()
         if self._turn_owner == threading.get_ident():
             raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
-        with self._turn:
+        # Waits are cut into slices: a signal that the system hands to another thread wakes none that waits for ever.
+        while not self._turn.acquire(timeout=_SLICE_MS / 1000):
+            pass
+        try:
             if self._is_stopping:
                 return End.OF_STREAM
             self._turn_owner = threading.get_ident()
-            try:
-                return self._step()
-            except (StopIteration, StopAsyncIteration) as error:
-                # Passed on, it would end the iteration as if there were nothing more to come.
-                raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
-            finally:
-                self._turn_owner = None
-                if self._closes_after_step:
-                    self._close_parts()
+            return self._step()
+        except (StopIteration, StopAsyncIteration) as error:
+            # Passed on, it would end the iteration as if there were nothing more to come.
+            raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
+        finally:
+            self._turn_owner = None
+            if self._closes_after_step:
+                self._close_parts()
+            self._turn.release()
 
     def _finished_pending(self, pending: Future[T | End | None]) -> T | End | None:
-        try:
-            return pending.result()
-        finally:
-            if pending.done():
-                self._pending = None
+        while not pending.done():
+            wait([pending], _SLICE_MS / 1000)
+        self._pending = None
+        return pending.result()
 
 
 class _StepThread:

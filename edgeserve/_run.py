@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
@@ -18,6 +18,7 @@ _log = logging.getLogger("edgeserve.run")
 
 # How long a thread whose operator is closed may take to end; one that is inside a stream which blocks never does.
 _END_S = 0.2
+_SLICE_S = 0.2
 
 
 class Runnable(Protocol):
@@ -86,8 +87,10 @@ class _Group:
     def wait(self) -> None:
         """Wait until all have ended, one has failed, or they are told to stop."""
         while self._running and not self.failures and not self._is_told_to_stop:
-            self._news.get()
-            self._running -= 1
+            # In slices: a signal that the system hands to another thread does not wake this one.
+            with suppress(queue.Empty):
+                self._news.get(timeout=_SLICE_S)
+                self._running -= 1
 
     def tell_to_stop(self) -> None:
         self._is_told_to_stop = True

@@ -85,7 +85,8 @@ def csv_row_out(values: Iterable[object]) -> bytes:
     Values that hold commas, quotes or line ends are quoted; None is an empty value.
 
     Raises:
-        UsageError: The values are one str instead of several, are not iterable, or have no UTF-8 form.
+        UsageError: The values are one str instead of several, are not iterable, have no UTF-8 form, or (before
+            Python 3.11) contain NUL.
     """
     if isinstance(values, (str, bytes)):
         raise UsageError(f"csv_row_out takes the values of a row, not {type(values).__name__}: {reprlib.repr(values)}")

@@ -65,7 +65,11 @@ def test_what_is_no_text_does_not_leave_as_text(value: str) -> None:
 # CSV rows
 
 
-@given(st.lists(texts))
+# Before Python 3.11 the csv module neither writes nor reads NUL.
+csv_values = texts if sys.version_info >= (3, 11) else texts.filter(lambda text: "\0" not in text)
+
+
+@given(st.lists(csv_values))
 def test_a_csv_row_comes_in_as_it_went_out(values: list[str]) -> None:
     assert csv_row_in(csv_row_out(values)) == values
 

@@ -201,7 +201,8 @@ class _Connection:
             else:
                 still_open.close()
                 still_open.join(_CLOSE_MS)
-        if not ended_within(_CLOSE_MS, self._calls.close_async) or not is_done:
+        self._calls.close()
+        if not is_done:
             self.never_free()
 
     def _asked(self, what: str, function: Callable[[], T]) -> T:

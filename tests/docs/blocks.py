@@ -1,11 +1,12 @@
 """The code blocks of a Markdown page, and what is to be done with each.
 
-A comment on a line of its own right before a block says what its language does not:
+A block that talks to an Apache Pulsar has this comment on a line of its own before it, and runs where a test may use
+one:
 
-    <!-- needs Apache Pulsar -->             it runs where a test may use one
-    <!-- not run: the reason -->             it is shown and not run
+    <!-- needs Apache Pulsar -->
 
-A block without a language, with one that no test knows, or with a comment that is none of these fails.
+A block without a language, with one that no test knows, or with any other comment before it fails: no block is passed
+over in silence.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ _FENCE = re.compile(
 _COMMENT = re.compile(r"<!-- (.+?) -->\s*\Z", re.S)
 _TITLE = re.compile(r'title="([^"]*)"')
 _NEEDS_PULSAR = "needs Apache Pulsar"
-_NOT_RUN = "not run: "
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Block:
         title: What `title="…"` says; None without.
         code: What is in it.
         needs_pulsar: Whether it talks to an Apache Pulsar.
-        not_run: Why it is not run; None if it is.
     """
 
     page: str
@@ -45,7 +44,6 @@ class Block:
     title: str | None
     code: str
     needs_pulsar: bool
-    not_run: str | None
 
     @property
     def place(self) -> str:
@@ -83,7 +81,7 @@ def blocks_in(text: str, page: str) -> list[Block]:
         title = _TITLE.search(fence["info"])
         said = _COMMENT.search(text, 0, fence.start())
         comment = said[1] if said else None
-        if comment is not None and comment != _NEEDS_PULSAR and not comment.startswith(_NOT_RUN):
+        if comment not in (None, _NEEDS_PULSAR):
             raise ValueError(f"{page}:{line}: <!-- {comment} --> says nothing that is known")
         found.append(
             Block(
@@ -93,7 +91,6 @@ def blocks_in(text: str, page: str) -> list[Block]:
                 title[1] if title else None,
                 re.sub(f"^{fence['indent']}", "", fence["code"], flags=re.M),
                 comment == _NEEDS_PULSAR,
-                comment[len(_NOT_RUN) :] if comment is not None and comment.startswith(_NOT_RUN) else None,
             )
         )
     return found

@@ -10,7 +10,8 @@ The rules, which CONTRIBUTING.md tells authors:
   other command is checked what can be: that it exists, and that its options, extras, paths and services do.
 - A `text` block with the title "Output" is what the block before it printed; with "NAME.py prints", what that script
   printed, and when it has, the scripts are told to end. Other `text` blocks are pictures.
-- What needs Apache Pulsar, or is not run, says so in a comment before it (`blocks.py`), and is a skipped test here.
+- A block that needs Apache Pulsar says so in a comment before it (`blocks.py`). It is a test of its own, which is
+  skipped, with the reason, where there is none.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +169,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_blocks_of_a_page_do_what_it_says(name: str, page: Page) -> None:
-    blocks = [block for block in blocks_of(name) if not block.needs_pulsar and block.not_run is None]
+    blocks = [block for block in blocks_of(name) if not block.needs_pulsar]
     for block, after in itertools.zip_longest(blocks, blocks[1:]):
         page.run(block, after)
 
@@ -178,14 +180,7 @@ def test_a_block_that_needs_apache_pulsar_does_what_it_says(block: Block, page: 
     if address is None:
         pytest.skip(f"no Apache Pulsar: neither --apache-pulsar nor {ADDRESS} is given")
     assert PULSAR_IN_THE_DOCS in block.code, f"{block.place} needs Apache Pulsar and does not name {PULSAR_IN_THE_DOCS}"
-    here = f"{block.code.replace(PULSAR_IN_THE_DOCS, address)}"
-    page.run(Block(block.page, block.line, block.language, block.title, here, True, None), None)
-
-
-@pytest.mark.parametrize("block", [block for block in ALL if block.not_run is not None], ids=lambda block: block.place)
-def test_a_block_that_is_not_run_says_why(block: Block) -> None:
-    assert block.not_run
-    pytest.skip(f"{block.place} is not run: {block.not_run}")
+    page.run(replace(block, code=block.code.replace(PULSAR_IN_THE_DOCS, address)), None)
 
 
 def test_every_example_is_shown_on_a_page() -> None:
@@ -214,12 +209,10 @@ def test_a_block_that_would_be_passed_over_in_silence_is_refused(text: str, said
 
 
 def test_a_block_is_found_with_its_line_title_and_comment() -> None:
-    text = (
-        'Text.\n\n<!-- not run: a camera is needed -->\n\n```python title="a.py"\n1\n2\n```\n\n  ```text\n  x\n  ```\n'
-    )
+    text = 'Text.\n\n<!-- needs Apache Pulsar -->\n\n```python title="a.py"\n1\n2\n```\n\n  ```text\n  x\n  ```\n'
     assert blocks_in(text, "page.md") == [
-        Block("page.md", 6, "python", "a.py", "1\n2\n", False, "a camera is needed"),
-        Block("page.md", 11, "text", None, "x\n", False, None),
+        Block("page.md", 6, "python", "a.py", "1\n2\n", True),
+        Block("page.md", 11, "text", None, "x\n", False),
     ]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import edgeserve
 from edgeserve import Fate, errors
+from edgeserve._broker.base import MAX_MESSAGE_BYTES
 from tests.docs.blocks import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -33,22 +34,26 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def public_names() -> list[str]:
-    """Everything public by where it is defined: `edgeserve.compute.Compute`."""
-    modules = [name for _, name, _ in pkgutil.iter_modules(edgeserve.__path__) if not name.startswith("_")]
-    found = set()
-    for module in [edgeserve, *(importlib.import_module(f"edgeserve.{name}") for name in modules if name != "cli")]:
-        for name in module.__all__:
-            value = getattr(module, name)
-            found.add(f"{getattr(value, '__module__', module.__name__)}.{name}")
-    return sorted(name for name in found if not name.startswith("edgeserve._pytest"))
+def public_modules() -> list[str]:
+    below = [name for _, name, _ in pkgutil.iter_modules(edgeserve.__path__) if not name.startswith("_")]
+    return ["edgeserve", *(f"edgeserve.{name}" for name in below if name != "cli")]
+
+
+def values_of(target: str) -> dict[str, object]:
+    """What a line `::: target` of a page documents: one object, or all that a module makes public."""
+    if target in public_modules():
+        module = importlib.import_module(target)
+        return {f"{target}.{name}": getattr(module, name) for name in module.__all__}
+    module_name, _, name = target.rpartition(".")
+    return {target: getattr(importlib.import_module(module_name), name)}
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("reference/*.md"))
-    documented = set(re.findall(r"^::: ([\w.]+)", text, re.M))
-    missing = [name for name in public_names() if not {name, name.rpartition(".")[0]} & documented]
-    assert not missing
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("**/*.md"))
+    targets = re.findall(r"^::: ([\w.]+)", text, re.M)
+    documented = [value for target in targets for value in values_of(target).values()]
+    public = {name: value for module in public_modules() for name, value in values_of(module).items()}
+    assert not [name for name, value in public.items() if not any(value is one for one in documented)]
 
 
 def test_every_fate_is_explained() -> None:
@@ -59,6 +64,10 @@ def test_every_fate_is_explained() -> None:
 def test_every_error_is_explained() -> None:
     text = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert {name for name in errors.__all__ if f"`{name}`" not in text} == set()
+
+
+def test_the_largest_message_is_as_the_table_says() -> None:
+    assert f"| {MAX_MESSAGE_BYTES:,} bytes |" in (DOCS / "concepts" / "brokers.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: page.relative_to(DOCS).as_posix())

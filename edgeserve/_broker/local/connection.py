@@ -11,7 +11,7 @@ from edgeserve._broker.base import Connection, Consumer, Producer, Share, TopicI
 from edgeserve._broker.local.consumer import LocalConsumer
 from edgeserve._broker.local.folder import Folder
 from edgeserve._broker.local.names import subscription_name, topic_name
-from edgeserve._broker.local.session import Lifeline, Session
+from edgeserve._broker.local.session import FORKED, Lifeline, Session
 from edgeserve._broker.local.writer import Writer
 from edgeserve.address import LocalAddress
 from edgeserve.errors import BrokerError, UsageError
@@ -108,9 +108,7 @@ class LocalConnection:
     def _opened(self) -> Iterator[None]:
         """While the connection is open, and stays so."""
         if os.getpid() != self._pid:
-            raise BrokerError(
-                "a connection to the local broker does not outlive a fork: open another", self._folder.address
-            )
+            raise BrokerError(FORKED, self._folder.address)
         with self._lock:
             if self._is_closed:
                 raise BrokerError(f"the connection to {self._folder.address} is closed", self._folder.address)

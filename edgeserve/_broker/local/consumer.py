@@ -6,14 +6,16 @@ import logging
 import math
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from edgeserve._broker.base import Delivery, Share
 from edgeserve._broker.local.folder import Folder
-from edgeserve._broker.local.session import ForkedSession, Lifeline, Session
-from edgeserve._broker.local.subscription import Evicted, Turn
-from edgeserve._broker.local.topic import Topic
+from edgeserve._broker.local.session import Lifeline, Session
+from edgeserve._broker.local.subscription import Assigned, Evicted, Turn
+from edgeserve._broker.local.topic import AT_ONCE, Stored, Topic, properties_of
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.errors import BrokerError
 
@@ -24,9 +26,8 @@ _MOST_MESSAGES = 500
 _MOST_BYTES = 8 << 20
 _MOST_ROOM = 1000
 
-# Looking costs microseconds, so it is done often, and less often the longer nothing came.
-_SHORTEST_PAUSE_MS, _LONGEST_PAUSE_MS, _IDLE_PAUSE_MS = 0.2, 2.0, 5.0
-_IDLE_AFTER_MS = 1_000
+# Looking costs microseconds, so it is done often, and less often the longer nothing came: the pauses, and until when.
+_PAUSES_MS = ((4, 0.2), (10, 0.5), (30, 1), (1_000, 2), (10_000, 5), (math.inf, 10))
 _PEERS_MS = 20
 
 _GATHER_MS = 5
@@ -62,6 +63,7 @@ class LocalConsumer:
         self._share = share
         self._limit = min(room, _MOST_MESSAGES)
         self._session = Session()
+        self._trimming = Session()
         self._is_closed = False
 
         self._after_id = 0
@@ -137,8 +139,7 @@ class LocalConsumer:
             if self._is_closed:
                 raise BrokerError(f"the consumer of {self._subscription!r} is closed", self._folder.address)
             idle_ms = steady_ms() - self._arrived_ms
-            longest_ms = _LONGEST_PAUSE_MS if idle_ms < _IDLE_AFTER_MS else _IDLE_PAUSE_MS
-            self._pause_ms = max(_SHORTEST_PAUSE_MS, min(idle_ms / 8, longest_ms))
+            self._pause_ms = next(pause for until, pause in _PAUSES_MS if idle_ms < until)
             try:
                 return self._look()
             except Evicted as error:
@@ -147,10 +148,10 @@ class LocalConsumer:
                     f"consumer of {self._subscription!r} for dead",
                     self._folder.address,
                 ) from error
-            except sqlite3.OperationalError as error:
+            except (sqlite3.Error, OSError) as error:
+                self._recover(error)
                 if not self._folder.is_full(error):
                     raise
-                self._recover(error)
                 self._pause_ms = _RETRY_MS
                 return []
 
@@ -198,26 +199,32 @@ class LocalConsumer:
     def _fetch(self, turn: Turn, sources: Mapping[int, Topic]) -> Sequence[Delivery]:
         found: list[Delivery] = []
         size = 0
-        for handle, topic_id, seq in turn.mine:
+        for topic_id, batch in _in_batches(turn.mine):
             if size >= _MOST_BYTES:
                 return found
-            stored = sources[topic_id].message(seq)
-            if stored is None:  # a power cut took back its acknowledgement, but not its removal
-                self._acknowledge([handle])
-            else:
-                _, given, uid = self._topics[topic_id]
-                message_id = f"{uid}:{seq}"
-                found.append(Delivery(handle, given, message_id, stored.payload, *stored[1:5]))
-                size += len(stored.payload)
-            self._after_id = handle
+            stored = sources[topic_id].messages([assigned.seq for assigned in batch])
+            for assigned in batch:
+                message = stored.get(assigned.seq)
+                if message is None:  # a power cut took back its acknowledgement, but not its removal
+                    self._acknowledge([assigned.id])
+                    continue
+                found.append(self._delivery(assigned, message))
+                size += len(message.payload)
+            self._after_id = batch[-1].id
         self._after_id = turn.seen_id
         return found
+
+    def _delivery(self, assigned: Assigned, message: Stored) -> Delivery:
+        seq, event_ms, publish_ms, key, _, payload = message
+        _, given, uid = self._topics[assigned.topic_id]
+        properties = properties_of(message)
+        return Delivery(assigned.id, given, f"{uid}:{seq}", payload, event_ms, publish_ms, key, properties)
 
     # Acknowledging.
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Mark messages as done, soon."""
-        if not self._is_closed:
+        if not self._is_closed and not self._session.is_inherited:
             self._acknowledge([delivery.handle for delivery in deliveries])
 
     def _acknowledge(self, handles: Sequence[int]) -> None:
@@ -255,24 +262,27 @@ class LocalConsumer:
                     self._untrimmed = False
                     self._trim()
                     trimmed_ms = steady_ms()
-            except (sqlite3.Error, OSError, ForkedSession) as error:
+            except (sqlite3.Error, OSError) as error:
                 self._untrimmed = True
                 self._recover(error)
+                self._trimming.close()
                 pause_ms(_RETRY_MS)
                 self._wake.set()
 
     def _trim(self) -> None:
+        # In a session of its own: a slice can take tens of ms, which nobody who receives should wait for.
         for topic in self._topics.values():
             has_more = True
             while has_more:
-                with self._session:  # let go of after each slice
+                with self._trimming:
                     has_more = self._folder.trim(
-                        self._session, self._folder.topic(self._session, topic.name), self._subscription
+                        self._trimming, self._folder.topic(self._trimming, topic.name), self._subscription
                     )
 
     def _recover(self, error: Exception) -> None:
+        """Start anew with the files; where the disk is full, tell why nothing comes."""
         now_ms = steady_ms()
-        if now_ms - self._warned_ms >= _WARN_MS:
+        if self._folder.is_full(error) and now_ms - self._warned_ms >= _WARN_MS:
             self._warned_ms = now_ms
             _log.warning("subscription %r waits: %s", self._subscription, self._folder.explain(error))
         self._session.close()
@@ -283,6 +293,8 @@ class LocalConsumer:
         Raises:
             BrokerError: The disk stays full or fails; the others get all this consumer had once the process ends.
         """
+        if self._session.is_inherited:
+            return
         with self._session:
             if self._is_closed:
                 return
@@ -297,6 +309,7 @@ class LocalConsumer:
                 self._trim()
             finally:
                 self._session.close()
+                self._trimming.close()
 
     def _has_left(self, *, last_try: bool) -> bool:
         try:
@@ -309,3 +322,10 @@ class LocalConsumer:
             self._recover(error)
             return False
         return True
+
+
+def _in_batches(mine: Sequence[Assigned]) -> Iterator[tuple[int, Sequence[Assigned]]]:
+    """Runs of one topic, as long as can be fetched at once."""
+    for topic_id, run in groupby(mine, key=attrgetter("topic_id")):
+        while batch := list(islice(run, AT_ONCE)):
+            yield topic_id, batch

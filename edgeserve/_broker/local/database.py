@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x45536C62  # "ESlb", in the header of each of our files
 
+PAGE_BYTES = 4096
+
 # SQLite's own busy handler sleeps for 1-100 ms, so we try again by ourselves.
 _RETRY_MS = 0.1
 _GIVE_UP_MS = 30_000
@@ -60,13 +62,17 @@ class Database:
         self.path = path
         self._turn = FileLock(path.with_suffix(".lock"))
         self._seen_version: int | None = None
-        with self._its_turn():
-            self._sql = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-            try:
-                _patiently(lambda: self._prepare(schema, durability))
-            except BaseException:
-                self.close()
-                raise
+        try:
+            with self._its_turn():
+                self._sql = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+                try:
+                    _patiently(lambda: self._prepare(schema, durability))
+                except BaseException:
+                    self._sql.close()
+                    raise
+        except BaseException:
+            self._turn.close()
+            raise
 
     def _prepare(self, schema: Schema, durability: Durability) -> None:
         ((application,),) = self._sql.execute("PRAGMA application_id").fetchall()
@@ -79,7 +85,7 @@ class Database:
         if is_new:
             # Nothing is in it that a power cut could take.
             self._sql.execute(f"PRAGMA synchronous = {'FULL' if durability is Durability.FULL else 'OFF'}")
-            self._sql.execute("PRAGMA page_size = 4096")
+            self._sql.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             self._sql.execute("PRAGMA journal_mode = WAL").fetchall()
         self._sql.execute(f"PRAGMA synchronous = {durability.value}")
         self._sql.execute("PRAGMA wal_autocheckpoint = 1000").fetchall()

@@ -7,7 +7,8 @@ import errno
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 from edgeserve._broker.base import SubscriptionInfo, TopicInfo
 from edgeserve._broker.local import locks
@@ -19,6 +20,11 @@ from edgeserve._broker.local.subscription import Subscription
 from edgeserve._broker.local.topic import Topic
 from edgeserve.address import LocalAddress
 from edgeserve.errors import BrokerError, UsageError
+
+
+@lru_cache(maxsize=1024)
+def _path(folder: Path, name: str) -> Path:
+    return folder / file_name(name)
 
 
 class Folder:
@@ -49,12 +55,12 @@ class Folder:
 
     def topic(self, session: Session, name: str) -> Topic:
         """A topic's file, made if need be."""
-        path = self._topics / file_name(name)
+        path = _path(self._topics, name)
         return session.use(path, partial(Topic, path, name, self._durability))
 
     def subscription(self, session: Session, name: str) -> Subscription:
         """A subscription's file, made if need be."""
-        path = self._subscriptions / file_name(name)
+        path = _path(self._subscriptions, name)
         return session.use(path, partial(Subscription, path, name, self._durability))
 
     def existing(self, session: Session, topic: str) -> Topic:
@@ -63,7 +69,7 @@ class Folder:
         Raises:
             UsageError: There is none of that name.
         """
-        if (self._topics / file_name(topic)).exists():
+        if _path(self._topics, topic).exists():
             found = self.topic(session, topic)
             if found.is_made:
                 return found
@@ -121,11 +127,11 @@ class Folder:
             UsageError: There is none, or a consumer that lives has it.
         """
         topic = self.existing(session, name)
-        subscriptions = topic.subscriptions()
-        for subscription in subscriptions:
-            self._refuse_if_used(session, name, subscription)
-        for subscription in subscriptions:
-            self.subscription(session, subscription).forget(name)
+        subscriptions = {each: self.subscription(session, each) for each in topic.subscriptions()}
+        for subscription, file in subscriptions.items():
+            _refuse_if_used(name, subscription, file.consumers(name, self.is_alive))
+        for subscription, file in subscriptions.items():
+            _refuse_if_used(name, subscription, file.forget(name, self.is_alive))
         topic.remove()
 
     def delete_subscription(self, session: Session, name: str, subscription: str) -> None:
@@ -137,18 +143,10 @@ class Folder:
         topic = self.existing(session, name)
         if subscription not in topic.subscriptions():
             raise UsageError(f"topic {name!r} has no subscription {subscription!r} at {self.address}")
-        self._refuse_if_used(session, name, subscription)
-        self.subscription(session, subscription).forget(name)
+        users = self.subscription(session, subscription).forget(name, self.is_alive)
+        _refuse_if_used(name, subscription, users)
         topic.unsubscribe(subscription)
         self.trim_for_all(session, topic)
-
-    def _refuse_if_used(self, session: Session, topic: str, subscription: str) -> None:
-        consumers = self.subscription(session, subscription).consumers(topic, self.is_alive)
-        if consumers:
-            raise UsageError(
-                f"subscription {subscription!r} of topic {topic!r} is in use by {consumers} consumer"
-                f"{'s' if consumers > 1 else ''}: close them first"
-            )
 
     # What can go wrong.
 
@@ -187,3 +185,11 @@ class Folder:
             return False
         # SQLite has no word of its own for a full disk in each of its calls.
         return "full" in str(error) or ("I/O" in str(error) and shutil.disk_usage(self._path).free < 1 << 20)
+
+
+def _refuse_if_used(topic: str, subscription: str, consumers: int) -> None:
+    if consumers:
+        raise UsageError(
+            f"subscription {subscription!r} of topic {topic!r} is in use by {consumers} consumer"
+            f"{'s' if consumers > 1 else ''}: close them first"
+        )

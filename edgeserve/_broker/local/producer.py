@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Protocol
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Confirmed, Message
+from edgeserve._broker.local.session import FORKED
 from edgeserve._broker.local.topic import Row, row_of
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge, UsageError
 
@@ -23,6 +24,10 @@ class Scheduler(Protocol):
     """The writer, as its producers see it."""
 
     address: str
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child's copy."""
 
     def schedule(self, producer: LocalProducer) -> None:
         """Have the producer's messages written soon."""
@@ -50,7 +55,7 @@ class LocalProducer:
         Raises:
             PayloadTooLarge: As the protocol says.
             UsageError: Its key or its capture time can't be stored.
-            BrokerError: The producer is closed.
+            BrokerError: The producer is closed, or a forked child's copy.
         """
         size = len(message.payload)
         if size > MAX_MESSAGE_BYTES:
@@ -59,6 +64,8 @@ class LocalProducer:
             raise UsageError(f"event_ms is {message.event_ms}: expected more than 0, in 63 bits")
         if message.key is not None and any("\ud800" <= character <= "\udfff" for character in message.key):
             raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry")
+        if self._writer.is_inherited:
+            raise BrokerError(FORKED, self._writer.address)
         row = row_of(message)
         with self._changed:
             if self._is_closed:
@@ -71,6 +78,8 @@ class LocalProducer:
 
     def close(self, timeout_ms: int) -> None:
         """Wait until everything is confirmed, at most `timeout_ms`, and give up the rest."""
+        if self._writer.is_inherited:
+            return
         with self._changed:
             self._is_closed = True
             self._changed.wait_for(lambda: not self._unconfirmed and not self._is_confirming, timeout_ms / 1000)

@@ -18,6 +18,9 @@ from typing import Protocol, TypeVar, cast
 from edgeserve._broker.local.locks import FileLock, hold_new
 
 
+FORKED = "a connection to the local broker can't be used by a forked process: open another there"
+
+
 class ForkedSession(Exception):
     """A connection was used by a process that inherited it over a fork."""
 
@@ -37,13 +40,16 @@ class Session:
 
     A consumer, a writer and each administrative call have their own. A thread is never in two of them at once, so
     that a fork can wait for all.
+
+    Attributes:
+        is_inherited: Whether this is a forked child's copy, which is of no use.
     """
 
     def __init__(self, most_files: int | None = None) -> None:
         self._lock = threading.RLock()
         self._most_files = most_files
         self._open: OrderedDict[Path, Closable] = OrderedDict()
-        self._is_inherited = False
+        self.is_inherited = False
         with _registry_lock:
             _sessions.add(self)
 
@@ -56,8 +62,8 @@ class Session:
 
     def use(self, path: Path, opener: Callable[[], C]) -> C:
         """What is open at `path`, else what `opener` opens; what was not used for longest may be closed for it."""
-        if self._is_inherited:
-            raise ForkedSession("a connection to the local broker does not outlive a fork: open another")
+        if self.is_inherited:
+            raise ForkedSession(FORKED)
         found = self._open.get(path)
         if found is None:
             while self._most_files is not None and len(self._open) >= self._most_files:
@@ -80,7 +86,7 @@ class Session:
 
     def after_fork(self, in_child: bool) -> None:  # noqa: FBT001 - called by this module alone
         """Let the session's users in again, but none in the child."""
-        self._is_inherited = in_child
+        self.is_inherited = in_child
         self._lock.release()
 
 

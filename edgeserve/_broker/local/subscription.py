@@ -212,18 +212,21 @@ class Subscription:
     def consumers(self, topic: str, is_alive: Callable[[str], bool]) -> int:
         """How many consumers of a topic live."""
         ids = self._database.read("SELECT id FROM topics WHERE name = ?", (topic,))
-        return sum(
-            ids[0][0] in member.topics and is_alive(member.lifeline) for member in self.members().values() if ids
-        )
+        members = self.members().values() if ids else ()
+        return sum(ids[0][0] in member.topics and is_alive(member.lifeline) for member in members)
 
-    def forget(self, topic: str) -> None:
-        """Remove a topic, and the file with the last one."""
+    def forget(self, topic: str, is_alive: Callable[[str], bool]) -> int:
+        """Remove a topic, and the file with the last one, unless consumers that live have it: how many do."""
         with self._database.write() as sql:
+            users = self.consumers(topic, is_alive)
+            if users:
+                return users
             sql.execute("DELETE FROM deliveries WHERE topic = (SELECT id FROM topics WHERE name = ?)", (topic,))
             sql.execute("DELETE FROM topics WHERE name = ?", (topic,))
             is_empty = not sql.execute("SELECT 1 FROM topics").fetchall()
         if is_empty:
             self._database.remove_unless_shared()
+        return 0
 
 
 def _members(sql: sqlite3.Connection) -> Mapping[int, Member]:

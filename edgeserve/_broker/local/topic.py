@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edgeserve._broker.base import Message
-from edgeserve._broker.local.database import Database, Durability, Schema
+from edgeserve._broker.local.database import PAGE_BYTES, Database, Durability, Schema
 from edgeserve._core.clock import wall_ms
 
 _SCHEMA = Schema(
@@ -26,6 +27,10 @@ _SCHEMA = Schema(
 
 _INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)"
 
+# Always of one length, so that SQLite prepares it once; few, because each may be large.
+AT_ONCE = 16
+_SELECT = f"SELECT * FROM messages WHERE seq IN ({', '.join('?' * AT_ONCE)})"  # noqa: S608 - a constant
+
 # A power cut can take the last commits, and with them numbers that a subscription has passed already. So each writer
 # starts beyond any that can have been lost.
 _GAP = 1 << 20
@@ -36,13 +41,13 @@ Row = tuple[int | None, int, str | None, str | None, bytes]
 
 
 class Stored(NamedTuple):
-    """A message that is stored."""
+    """A message that is stored: its row."""
 
     seq: int
     event_ms: int | None
     publish_ms: int
     key: str | None
-    properties: Mapping[str, str]
+    properties: str | None
     payload: bytes
 
 
@@ -50,6 +55,12 @@ def row_of(message: Message) -> Row:
     """The row that stores a message, published now."""
     properties = json.dumps(dict(message.properties)) if message.properties else None
     return message.event_ms, wall_ms(), message.key, properties, bytes(message.payload)
+
+
+def properties_of(stored: Stored) -> Mapping[str, str]:
+    """The properties of a message that is stored."""
+    properties: Mapping[str, str] = json.loads(stored.properties) if stored.properties is not None else {}
+    return properties
 
 
 class Topic:
@@ -92,19 +103,22 @@ class Topic:
         rows = self._database.read("SELECT key FROM messages WHERE seq = ?", (seq,))
         return rows[0][0] if rows else None
 
-    def message(self, seq: int) -> Stored | None:
-        """One message; None if it is not stored any more."""
-        rows = self._database.read("SELECT * FROM messages WHERE seq = ?", (seq,))
-        if not rows:
-            return None
-        seq, event_ms, publish_ms, key, properties, payload = rows[0]
-        return Stored(seq, event_ms, publish_ms, key, json.loads(properties) if properties else {}, payload)
+    def messages(self, seqs: Sequence[int]) -> dict[int, Stored]:
+        """Those of these messages that are stored, by number; at most `AT_ONCE` of them."""
+        padded = (*seqs, *[seqs[-1]] * (AT_ONCE - len(seqs)))
+        return {row[0]: Stored(*row) for row in self._database.read(_SELECT, padded)}
 
     def used_bytes(self) -> int:
         """How much of the file is in use; 0 if there are no messages."""
-        sql = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-        ((pages, free),) = self._database.read(sql)
-        return (pages - free) * 4096 if self.has_beyond(0) else 0
+        if not self.has_beyond(0):
+            return 0
+        ((free,),) = self._database.read("PRAGMA freelist_count")
+        return self.file_bytes() - int(free) * PAGE_BYTES
+
+    def file_bytes(self) -> int:
+        """How large the file is, with what is free in it."""
+        ((pages,),) = self._database.read("PRAGMA page_count")
+        return int(pages) * PAGE_BYTES
 
     def count(self) -> int:
         """How many messages there are."""
@@ -124,19 +138,19 @@ class Topic:
 
     def make(self) -> None:
         """Make the topic, if it is not there."""
-        if self.is_made:
-            return
-        with self._database.write() as sql:
-            sql.execute("DELETE FROM topic WHERE NOT is_made")
-            sql.execute(
-                "INSERT INTO topic SELECT ?, ?, 1 WHERE NOT EXISTS (SELECT 1 FROM topic)",
-                (self.name, uuid.uuid4().hex[:12]),
-            )
+        if not self.is_made:
+            with self._database.write() as sql:
+                self._make(sql)
+
+    def _make(self, sql: sqlite3.Connection) -> None:
+        if not sql.execute("SELECT 1 FROM topic WHERE is_made").fetchall():
+            sql.execute("DELETE FROM topic")
+            sql.execute("INSERT INTO topic VALUES (?, ?, 1)", (self.name, uuid.uuid4().hex[:12]))
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Store messages, in one transaction."""
-        self.make()
+        """Store messages, in one transaction; in a topic that was deleted, make it again."""
         with self._database.write() as sql:
+            self._make(sql)
             seq: int | None = None  # SQLite goes on counting
             if not self._has_written:
                 last = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchall()
@@ -149,8 +163,8 @@ class Topic:
 
     def subscribe(self, subscription: str) -> str:
         """Keep messages for a subscription from now on. The topic's `uid`."""
-        self.make()
         with self._database.write() as sql:
+            self._make(sql)
             sql.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, 0)", (subscription,))
             ((uid,),) = sql.execute("SELECT uid FROM topic").fetchall()
         return str(uid)

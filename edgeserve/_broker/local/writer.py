@@ -51,6 +51,11 @@ class Writer:
             self._producers.add(producer)
         return producer
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return self._session.is_inherited
+
     def schedule(self, producer: LocalProducer) -> None:
         """Have the producer's messages written soon."""
         self._ready.put(producer)
@@ -114,10 +119,14 @@ class Writer:
 
     def _what_fits(self, rows: Sequence[Row], topic: Topic) -> Sequence[Row]:
         """As many as the cap on the topic leaves room for; a message that is alone may be larger than the cap."""
-        used_bytes, limit_bytes = topic.used_bytes(), self._folder.max_topic_bytes
+        limit_bytes = self._folder.max_topic_bytes
+        if topic.file_bytes() + sum(len(row[-1]) + _ROW_BYTES for row in rows) <= limit_bytes:
+            return rows
+        used_bytes = topic.used_bytes()
+        is_empty = used_bytes == 0
         for count, row in enumerate(rows):
             used_bytes += len(row[-1]) + _ROW_BYTES
-            if used_bytes > limit_bytes and (count > 0 or topic.has_beyond(0)):
+            if used_bytes > limit_bytes and (count > 0 or not is_empty):
                 if count == 0:
                     self._wait_for_room(topic)
                 return rows[:count]
