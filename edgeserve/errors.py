@@ -4,7 +4,7 @@ EdgeServeError
   UsageError (ValueError)         the call is wrong; nothing was sent
     PayloadTooLarge               has .size_bytes and .limit_bytes; lazy routing carries what is larger
   MissingExtra (ImportError)      the message has the command that installs it
-  MalformedMessage (ValueError)   the bytes are wrong; counted, and the stream goes on
+  MalformedMessage (ValueError)   the bytes are wrong
   BrokerError                     address, permission or topic; has .address
     BrokerUnreachable             has .waited_ms
     DeliveryError                 a send failed; its input stays unacknowledged
@@ -55,7 +55,10 @@ class MissingExtra(EdgeServeError, ImportError):
 
 
 class MalformedMessage(EdgeServeError, ValueError):
-    """Bytes that are not what their format promises. Operators count such a message and go on."""
+    """Bytes that are not what their format promises.
+
+    Operators count a message that is no example and go on; raised by a gate, it is an error like any other of a gate.
+    """
 
 
 class BrokerError(EdgeServeError):

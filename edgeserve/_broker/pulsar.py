@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import itertools
+import logging
 import os
 import secrets
 import socket
@@ -27,12 +28,14 @@ from edgeserve.address import PulsarAddress
 from edgeserve.errors import BrokerError, EdgeServeError, MissingExtra, PayloadTooLarge, UsageError
 
 T = TypeVar("T")
+_log = logging.getLogger("edgeserve.broker.pulsar")
 
 # Above what any outbox keeps in flight: a full queue would fail a send, and only in its callback.
 _MAX_PENDING = 100_000
 # A broker that is away must not hold up an exit for longer.
 _CLOSE_MS = 3000
 _COMING_BACK_MS = 300
+_LETTING_GO_MS = 20
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
@@ -194,15 +197,19 @@ class _Connection:
         if self._is_closed or self.is_inherited:
             return
         self._is_closed = True
-        is_done = self._calls.end()
+        self._calls.end()
         for still_open in list(self._open):
             if isinstance(still_open, _Producer):
                 still_open.close(_CLOSE_MS)
             else:
                 still_open.close()
                 still_open.join(_CLOSE_MS)
-        self._calls.close()
-        if not is_done:
+        try:
+            # The form that blocks, as it alone waits for the client's threads.
+            self.client.close()
+        except self.library.PulsarException as error:
+            _log.debug("closing the connection to %s: %s", self.address, error)
+        if not self._calls.answered_within(_COMING_BACK_MS):
             self.never_free()
 
     def _asked(self, what: str, function: Callable[[], T]) -> T:
@@ -232,8 +239,12 @@ class _Connection:
 @atexit.register
 def _close_all() -> None:
     # A client that is still open when the interpreter ends aborts the process.
-    for connection in list(_connections):
+    connections = list(_connections)
+    for connection in connections:
         connection.close()
+    if connections:
+        # So does one of its threads that lets go of a callback of ours only then.
+        pause_ms(_LETTING_GO_MS)
 
 
 def _in_child_of_fork() -> None:

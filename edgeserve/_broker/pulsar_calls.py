@@ -37,6 +37,7 @@ class Calls:
         self._native = native
         self._limit_ms = limit_ms
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: set[_Answer] = set()
         self._is_closed = False
 
@@ -71,6 +72,7 @@ class Calls:
     def _answered(self, answer: _Answer, result: Any, made: Any) -> None:
         with self._lock:
             self._waiting.discard(answer)
+            self._changed.notify_all()
         try:
             if result.name == "Ok":
                 answer.set_result(made)
@@ -80,15 +82,19 @@ class Calls:
             if result.name == "Ok":
                 made.close_async(_ignore)
 
-    def end(self) -> bool:
-        """Fail the calls that still wait, now and from now on. Whether there were none."""
+    def end(self) -> None:
+        """Fail the calls that still wait, now and from now on."""
         with self._lock:
             self._is_closed = True
             left = list(self._waiting)
         for answer in left:
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 answer.set_exception(RefusedError("AlreadyClosed"))
-        return not left
+
+    def answered_within(self, limit_ms: int) -> bool:
+        """Whether the client has answered all calls, also those that nobody waits for any more."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, limit_ms / 1000)
 
 
 def ended_within(limit_ms: int, start: Callable[[Callable[..., None]], object]) -> bool:

@@ -115,7 +115,8 @@ class Ledger:
     def stats(self, *, sent: int, unconfirmed: int) -> Stats:
         """The counts of this moment."""
         with self._lock:
-            return Stats(self._received, self._held, dict(self._fates), sent, unconfirmed)
+            fates = {fate: self._fates[fate] for fate in Fate if self._fates[fate]}
+            return Stats(self._received, self._held, fates, sent, unconfirmed)
 
 
 def _close(parcel: Parcel | None, done: list[Parcel]) -> None:

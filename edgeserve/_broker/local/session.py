@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar, cast
 
 from edgeserve._broker.local.locks import FileLock, hold_new
 
-
 FORKED = "a connection to the local broker can't be used by a forked process: open another there"
 
 
