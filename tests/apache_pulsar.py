@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -108,9 +109,13 @@ class ApachePulsar:
         """
         home = fetch()
         for _ in range(_LAUNCHES):
-            self._launch(home)
-            if self._is_well():
-                return
+            try:
+                self._launch(home)
+                if self._is_well():
+                    return
+            except BaseException:  # Ctrl-C: whoever waited for it is gone
+                self.kill()
+                raise
             # Started after SIGKILL, its bookie may register again and again (one start in three); the next is well.
             self.stop()
         raise NotHealthyError(f"Apache Pulsar is not healthy after {_LAUNCHES} launches:\n{self._log_end()}")
@@ -248,13 +253,14 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--web-port", type=int)
     arguments = parser.parse_args()
-    with contextlib.ExitStack() as stack:
+    # It ends the same way however it is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(ApachePulsar(folder.absolute(), arguments.port, arguments.web_port))
         print(broker.url, flush=True)
         print(f"its HTTP interface: {broker.web_url}", file=sys.stderr, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -22,11 +22,10 @@ class Ability(enum.Enum):
     """What one broker does and another does not; a test says `@pytest.mark.needs(Ability.…)`."""
 
     KEEPS_A_KEY_TOGETHER_AT_A_HANDOVER = "while consumers come and go, a key is with one over all topics, not on each"
-    TRIMS_AT_ONCE = "what every subscription has acknowledged is gone for a new one"
 
 
 ABILITIES: dict[str, frozenset[Ability]] = {
-    "local": frozenset({Ability.KEEPS_A_KEY_TOGETHER_AT_A_HANDOVER, Ability.TRIMS_AT_ONCE}),
+    "local": frozenset({Ability.KEEPS_A_KEY_TOGETHER_AT_A_HANDOVER}),
     "apache": frozenset(),
 }
 

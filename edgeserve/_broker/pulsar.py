@@ -6,12 +6,11 @@ import atexit
 import concurrent.futures
 import contextlib
 import ctypes
-import itertools
 import logging
 import os
 import secrets
 import socket
-import threading
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,9 +22,10 @@ from edgeserve._broker import base, pulsar_consumer, pulsar_errors
 from edgeserve._broker.pulsar_admin import Admin
 from edgeserve._broker.pulsar_calls import Calls, RefusedError, ended_within
 from edgeserve._broker.pulsar_errors import Kind
+from edgeserve._broker.pulsar_producer import Producer
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.address import PulsarAddress
-from edgeserve.errors import BrokerError, EdgeServeError, MissingExtra, PayloadTooLarge, UsageError
+from edgeserve.errors import BrokerError, MissingExtra, UsageError
 
 T = TypeVar("T")
 _log = logging.getLogger("edgeserve.broker.pulsar")
@@ -38,6 +38,7 @@ _COMING_BACK_MS = 300
 _LETTING_GO_MS = 20
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+_open_connections: set[_Connection] = set()
 
 
 def connect(address: PulsarAddress) -> base.Connection:
@@ -68,8 +69,9 @@ class _Connection:
         self._pid = os.getpid()
         self._admin = Admin(address)
         self._is_closed = False
+        self._close_until_ms: float | None = None
         self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._open: weakref.WeakSet[_Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
+        self._open: weakref.WeakSet[Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
         try:
             self.client = library.Client(address.url, **_client_options(address, library))
         except (library.PulsarException, ValueError, RuntimeError) as error:
@@ -78,17 +80,25 @@ class _Connection:
         self.client._client = self._calls
         self._handles.add(self.client)
         _connections.add(self)
+        _open_connections.add(self)
 
     @property
     def is_inherited(self) -> bool:
         """Whether this is a copy in a child of fork, where the threads that would answer are not."""
         return self._pid != os.getpid()
 
+    @property
+    def close_ms(self) -> int:
+        """How long closing one thing may take; all that the connection closes share one limit."""
+        if self._close_until_ms is None:
+            return _CLOSE_MS
+        return max(_COMING_BACK_MS, round(self._close_until_ms - steady_ms()))
+
     def producer(self, topic: str) -> base.Producer:
         _check_name("topic", topic)
         what = f"a producer for topic {topic!r}"
         producer = self._asked(what, partial(self._new_producer, topic))
-        sends = _Producer(self, topic, producer)
+        sends = Producer(self, topic, producer, self.library.Result.Ok)
         self._open.add(sends)
         return sends
 
@@ -197,13 +207,14 @@ class _Connection:
         if self._is_closed or self.is_inherited:
             return
         self._is_closed = True
+        self._close_until_ms = steady_ms() + _CLOSE_MS
         self._calls.end()
         for still_open in list(self._open):
-            if isinstance(still_open, _Producer):
-                still_open.close(_CLOSE_MS)
+            if isinstance(still_open, Producer):
+                still_open.close(self.close_ms)
             else:
                 still_open.close()
-                still_open.join(_CLOSE_MS)
+                still_open.join(self.close_ms)
         try:
             # The form that blocks, as it alone waits for the client's threads.
             self.client.close()
@@ -211,6 +222,7 @@ class _Connection:
             _log.debug("closing the connection to %s: %s", self.address, error)
         if not self._calls.answered_within(_COMING_BACK_MS):
             self.never_free()
+        _open_connections.discard(self)
 
     def _asked(self, what: str, function: Callable[[], T]) -> T:
         """What `function` returns, its errors translated."""
@@ -239,10 +251,9 @@ class _Connection:
 @atexit.register
 def _close_all() -> None:
     # A client that is still open when the interpreter ends aborts the process.
-    connections = list(_connections)
-    for connection in connections:
+    for connection in list(_open_connections):
         connection.close()
-    if connections:
+    if "pulsar" in sys.modules:
         # So does one of its threads that lets go of a callback of ours only then.
         pause_ms(_LETTING_GO_MS)
 
@@ -254,79 +265,6 @@ def _in_child_of_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child_of_fork)
-
-
-class _Producer:
-    def __init__(self, connection: _Connection, topic: str, producer: Any) -> None:
-        self._connection = connection
-        self._topic = topic
-        self._producer = producer
-        self._ok = connection.library.Result.Ok
-        self._numbers = itertools.count()
-        # Whoever takes an entry out calls it: the broker's thread, or close().
-        self._pending: dict[int, tuple[base.Confirmed, int]] = {}
-        self._leaving: set[int] = set()
-        self._refused: dict[int, str] = {}
-        self._is_closed = False
-
-    def send(self, message: base.Message, confirmed: base.Confirmed) -> None:
-        payload, event_ms, key, properties = message
-        if len(payload) > base.MAX_MESSAGE_BYTES:
-            raise PayloadTooLarge(len(payload), base.MAX_MESSAGE_BYTES, self._topic)
-        if self._is_closed:
-            raise BrokerError(f"the producer for topic {self._topic!r} is closed", str(self._connection.address))
-        if event_ms is not None and event_ms <= 0:
-            raise UsageError(f"a capture time is ms since the epoch and more than 0, not {event_ms}")
-        number = next(self._numbers)
-        self._pending[number] = (confirmed, threading.get_ident())
-        self._leaving.add(number)
-        try:
-            self._producer.send_async(
-                payload,
-                partial(self._settle, number),
-                properties=dict(properties) if properties else None,
-                partition_key=key,
-                event_timestamp=event_ms,
-            )
-        except BaseException:
-            self._pending.pop(number, None)
-            raise
-        finally:
-            self._leaving.discard(number)
-        if self._refused and number in self._refused:
-            raise self._refusal(self._refused.pop(number), len(payload))
-
-    def _settle(self, number: int, result: Any, _message_id: object) -> None:
-        settled = self._pending.pop(number, None)
-        if settled is None:
-            return
-        confirmed, sender = settled
-        if result == self._ok:
-            confirmed(None)
-        elif number in self._leaving and sender == threading.get_ident():
-            # Refused within send_async: send() raises it, instead of a call back into the caller's own thread.
-            self._refused[number] = result.name
-        else:
-            confirmed(pulsar_errors.delivery_error(self._topic, result.name, str(self._connection.address)))
-
-    def _refusal(self, name: str, size_bytes: int) -> EdgeServeError:
-        if name == pulsar_errors.TOO_BIG:
-            # This broker's limit is below ours, and its client tells nobody what it is.
-            return PayloadTooLarge(size_bytes, size_bytes - 1, self._topic)
-        return pulsar_errors.delivery_error(self._topic, name, str(self._connection.address))
-
-    def close(self, timeout_ms: int) -> None:
-        if self._is_closed or self._connection.is_inherited:
-            return
-        self._is_closed = True
-        deadline_ms = steady_ms() + timeout_ms
-        while self._pending and steady_ms() < deadline_ms:
-            pause_ms(1)
-        ended_within(_CLOSE_MS, self._producer._producer.close_async)
-        for number in sorted(self._pending):
-            settled = self._pending.pop(number, None)
-            if settled is not None:
-                settled[0](pulsar_errors.delivery_error(self._topic, "Timeout", str(self._connection.address)))
 
 
 class _TopicConsumer:
@@ -382,7 +320,7 @@ class _TopicConsumer:
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            ended_within(_CLOSE_MS, self._consumer._consumer.close_async)
+            ended_within(self._connection.close_ms, self._consumer._consumer.close_async)
             self._connection.forget(self._consumer)
             # A thread that comes back from the client when the interpreter is gone aborts the process.
             for _ in range(_COMING_BACK_MS):

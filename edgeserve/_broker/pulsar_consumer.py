@@ -59,6 +59,9 @@ class Held(Protocol):
     def is_connected(self) -> bool:
         """Whether all topics are still held."""
 
+    def holds(self, topic: str) -> bool:
+        """Whether this topic is still held."""
+
     def close(self) -> None:
         """Let go."""
 
@@ -83,6 +86,9 @@ class _OneTopic:
 
     @property
     def is_connected(self) -> bool:
+        return self._consumer.is_connected
+
+    def holds(self, topic: str) -> bool:
         return self._consumer.is_connected
 
     def close(self) -> None:
@@ -141,6 +147,9 @@ class _SeveralTopics:
     @property
     def is_connected(self) -> bool:
         return all(consumer.is_connected for consumer in self._consumers.values())
+
+    def holds(self, topic: str) -> bool:
+        return self._consumers[topic].is_connected
 
     def close(self) -> None:
         with self._changed:
@@ -253,8 +262,9 @@ class StandbyConsumer(Consumer):
         if held.is_connected:
             self._lost_ms = None
             return arrived
-        # Another consumer may have the subscription by now, so what the client still had in store is not passed on:
-        # whoever is the next to be connected gets it again.
+        # What came of a topic that is lost now is not passed on: another consumer may have it already, and whoever is
+        # the next to hold the topic gets it again. What came of the others will not come again, so it is.
+        arrived = [delivery for delivery in arrived if held.holds(delivery.topic)]
         now_ms = steady_ms()
         if self._lost_ms is None:
             self._lost_ms = now_ms
@@ -262,8 +272,9 @@ class StandbyConsumer(Consumer):
             self._lost_ms = None
             _log.warning("subscription %s: the connection is lost, standing by", self._subscription)
             self._stand_by(held)
-        pause_ms(min(slice_ms, 10))
-        return ()
+        if not arrived:
+            pause_ms(min(slice_ms, 10))
+        return arrived
 
     def _stand_by(self, lost: Held | None) -> None:
         self._held = None

@@ -38,7 +38,8 @@ def test_what_a_message_does_not_have_is_absent(connection: Connection, topic: s
 
 
 def test_sends_are_confirmed_in_their_order_with_thousands_in_flight(connection: Connection, topic: str) -> None:
-    producer, confirmed, done = connection.producer(topic), [], threading.Event()
+    producer, done = connection.producer(topic), threading.Event()
+    confirmed: list[tuple[int, BrokerError | None, int]] = []
     for number in range(MANY):
 
         def note(error: BrokerError | None, number: int = number) -> None:
@@ -83,7 +84,7 @@ def test_producers_of_several_threads_each_keep_their_order(connection: Connecti
 
 
 def test_closing_a_producer_waits_for_its_confirmations(connection: Connection, topic: str) -> None:
-    producer, confirmed = connection.producer(topic), []
+    producer, confirmed = connection.producer(topic), list[BrokerError | None]()
     for each in numbered(500):
         producer.send(Message(each.encode()), confirmed.append)
     producer.close(30_000)
@@ -99,7 +100,7 @@ def test_a_large_message_arrives_whole(connection: Connection, topic: str, size:
 
 
 def test_a_message_over_the_limit_is_refused_and_the_next_one_is_not(connection: Connection, topic: str) -> None:
-    producer, confirmed = connection.producer(topic), []
+    producer, confirmed = connection.producer(topic), list[BrokerError | None]()
     with pytest.raises(PayloadTooLarge, match="lazy") as refused:
         producer.send(Message(bytes(MAX_MESSAGE_BYTES + 1)), confirmed.append)
     assert (refused.value.size_bytes, refused.value.limit_bytes) == (MAX_MESSAGE_BYTES + 1, MAX_MESSAGE_BYTES)
@@ -174,7 +175,7 @@ def test_several_topics_arrive_in_one_subscription(connection: Connection, topic
 def test_a_consumer_does_not_fetch_more_than_it_may(connection: Connection, topic: str) -> None:
     idle = connection.consumer([topic], "s", Share.MESSAGE, 10)
     send(connection.producer(topic), numbered(100))
-    assert len(receive(connection.consumer([topic], "s", Share.MESSAGE, 1000), 90)) == 90
+    assert len(rest(connection.consumer([topic], "s", Share.MESSAGE, 1000))) >= 90
     idle.close()
 
 

@@ -332,7 +332,7 @@ def own_connect(own_pulsar: ApachePulsar) -> Iterator[Connect]:
 
 def test_a_broker_with_a_lower_limit_refuses_what_is_over_it(own_connect: Connect, topic: str) -> None:
     connection = own_connect()
-    producer, confirmed = connection.producer(topic), []
+    producer, confirmed = connection.producer(topic), list[BrokerError | None]()
     with pytest.raises(PayloadTooLarge, match="2,000,000"):
         producer.send(Message(bytes(2_000_000)), confirmed.append)
     assert confirmed == []
@@ -349,7 +349,7 @@ def test_what_is_confirmed_arrives_when_the_broker_is_killed_and_comes_back(
     producer = connection.producer(topic)
     names = [topic, f"{topic}-silent"]
     consumers = [own_connect().consumer(names, "s", share, 100) for _ in range(2)]
-    sent, confirmed, failed = 0, set[str](), []
+    sent, confirmed, failed = 0, set[str](), list[BrokerError]()
     stop = threading.Event()
 
     def note(name: str, error: BrokerError | None) -> None:
@@ -363,7 +363,7 @@ def test_what_is_confirmed_arrives_when_the_broker_is_killed_and_comes_back(
         while not stop.is_set():
             if sent - len(confirmed) - len(failed) < 500:
                 name = f"m{sent:06d}"
-                producer.send(Message(name.encode(), key=name[-1]), lambda error, name=name: note(name, error))
+                producer.send(Message(name.encode(), key=name[-1]), partial(note, name))
                 sent += 1
             time.sleep(0.002)  # the pace of a sensor
 

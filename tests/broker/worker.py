@@ -29,12 +29,17 @@ class Journal:
         os.write(self._file, (json.dumps({"worker": self._worker, "what": what, **facts}) + "\n").encode())
 
 
+def _set_at_the_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
+
+
 def main(worker: str, options: dict[str, Any]) -> None:
     journal = Journal(options["journal"], worker)
     kind = {"local": LocalAddress, "apache": PulsarAddress}[options["broker"]]
     stop = threading.Event()
     # The parent closes our standard input to have us leave in order.
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    threading.Thread(target=_set_at_the_end_of_input, args=(stop,), daemon=True).start()
     connection = connect(kind(options["address"]))
     consumer = connection.consumer(
         options["topics"], options["subscription"], Share(options["share"]), options["queue_size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sqlite3
@@ -112,9 +113,11 @@ class LocalConsumer:
     def is_active(self) -> bool:
         """False while another consumer has the subscription."""
         with self._session, self._folder.errors():
-            if not self._is_closed:
-                self._look_at_peers(has_changed=True)
-            return self._is_active and not self._is_closed
+            if self._is_closed or self._share is not Share.STANDBY:
+                return not self._is_closed
+            members = self._folder.subscription(self._session, self._subscription).members()
+            living = [each for each in members.values() if each.id == self._id or self._folder.is_alive(each.lifeline)]
+            return self._id in members and members[self._id].is_active_among(living)
 
     def receive(self, timeout_ms: int) -> Sequence[Delivery]:
         """What is there, or comes within `timeout_ms`.
@@ -149,9 +152,10 @@ class LocalConsumer:
                     self._folder.address,
                 ) from error
             except (sqlite3.Error, OSError) as error:
-                self._recover(error)
                 if not self._folder.is_full(error):
+                    self._session.close()
                     raise
+                self._recover(error)
                 self._pause_ms = _RETRY_MS
                 return []
 
@@ -188,8 +192,9 @@ class LocalConsumer:
         if not (is_due or has_changed):
             return ()
         members = self._folder.subscription(self._session, self._subscription).members()
-        me = members.get(self._id)
-        self._is_active = me is not None and me.is_active_among(members.values())
+        if self._id not in members:
+            raise Evicted
+        self._is_active = members[self._id].is_active_among(members.values())
         if not is_due:
             return ()
         self._peers_ms = now_ms
@@ -280,9 +285,9 @@ class LocalConsumer:
                     )
 
     def _recover(self, error: Exception) -> None:
-        """Start anew with the files; where the disk is full, tell why nothing comes."""
+        """Tell why nothing comes, and start anew with the files."""
         now_ms = steady_ms()
-        if self._folder.is_full(error) and now_ms - self._warned_ms >= _WARN_MS:
+        if now_ms - self._warned_ms >= _WARN_MS:
             self._warned_ms = now_ms
             _log.warning("subscription %r waits: %s", self._subscription, self._folder.explain(error))
         self._session.close()
@@ -306,7 +311,8 @@ class LocalConsumer:
             try:
                 while not self._has_left(last_try=steady_ms() >= give_up_ms):
                     pause_ms(_RETRY_MS)
-                self._trim()
+                with contextlib.suppress(sqlite3.Error):  # it is left, and others trim too
+                    self._trim()
             finally:
                 self._session.close()
                 self._trimming.close()

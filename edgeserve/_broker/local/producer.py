@@ -62,8 +62,10 @@ class LocalProducer:
             raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, self.topic)
         if message.event_ms is not None and not 0 < message.event_ms < 1 << 63:
             raise UsageError(f"event_ms is {message.event_ms}: expected more than 0, in 63 bits")
-        if message.key is not None and any("\ud800" <= character <= "\udfff" for character in message.key):
-            raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry")
+        try:
+            (message.key or "").encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry") from error
         if self._writer.is_inherited:
             raise BrokerError(FORKED, self._writer.address)
         row = row_of(message)

@@ -57,6 +57,13 @@ def row_of(message: Message) -> Row:
     return message.event_ms, wall_ms(), message.key, properties, bytes(message.payload)
 
 
+def bytes_of(row: Row) -> int:
+    """About what a row takes in the file: what does not fit into one page fills several."""
+    _, _, key, properties, payload = row
+    size = len(payload) + len(key or "") + len(properties or "") + 32
+    return size if size < PAGE_BYTES // 4 else -(-size // (PAGE_BYTES - 4)) * PAGE_BYTES + 64
+
+
 def properties_of(stored: Stored) -> Mapping[str, str]:
     """The properties of a message that is stored."""
     properties: Mapping[str, str] = json.loads(stored.properties) if stored.properties is not None else {}

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from edgeserve._broker.local.folder import Folder
 from edgeserve._broker.local.producer import LocalProducer
 from edgeserve._broker.local.session import Session
-from edgeserve._broker.local.topic import Row, Topic
+from edgeserve._broker.local.topic import Row, Topic, bytes_of
 from edgeserve._core.clock import steady_ms
 from edgeserve.errors import DeliveryError
 
 _log = logging.getLogger("edgeserve.broker.local")
 
 _MOST_FILES = 64
-# What a row takes beside its payload, about; the cap on a topic needs no more.
-_ROW_BYTES = 64
 _RETRY_MS = 20
 # How often a writer that waits for room looks whether somebody died before it could trim, and says that it waits.
 _TRIM_MS = 1_000
@@ -120,12 +118,12 @@ class Writer:
     def _what_fits(self, rows: Sequence[Row], topic: Topic) -> Sequence[Row]:
         """As many as the cap on the topic leaves room for; a message that is alone may be larger than the cap."""
         limit_bytes = self._folder.max_topic_bytes
-        if topic.file_bytes() + sum(len(row[-1]) + _ROW_BYTES for row in rows) <= limit_bytes:
+        if topic.file_bytes() + sum(map(bytes_of, rows)) <= limit_bytes:
             return rows
         used_bytes = topic.used_bytes()
         is_empty = used_bytes == 0
         for count, row in enumerate(rows):
-            used_bytes += len(row[-1]) + _ROW_BYTES
+            used_bytes += bytes_of(row)
             if used_bytes > limit_bytes and (count > 0 or not is_empty):
                 if count == 0:
                     self._wait_for_room(topic)
