@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import enum
 import logging
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar, final
 
+from edgeserve._at_exit import Stage, at_exit
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock
 from edgeserve._core.ledger import Stats
 from edgeserve._run import run
@@ -319,6 +319,6 @@ def _close_all() -> None:
             _log.error("operator %s: while closing at exit: %s", operator.name, error)
 
 
-atexit.register(_close_all)
+at_exit(Stage.OPERATORS, _close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_open_operators.clear)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import contextlib
 import ctypes
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from edgeserve._at_exit import Stage, at_exit
 from edgeserve._broker import base, pulsar_consumer, pulsar_errors
 from edgeserve._broker.pulsar_admin import Admin
 from edgeserve._broker.pulsar_calls import Calls, RefusedError, ended_within
@@ -248,7 +248,6 @@ class _Connection:
         return pulsar_errors.translated(what, name, str(self.address), waited_ms)
 
 
-@atexit.register
 def _close_all() -> None:
     # A client that is still open when the interpreter ends aborts the process.
     for connection in list(_open_connections):
@@ -256,6 +255,9 @@ def _close_all() -> None:
     if "pulsar" in sys.modules:
         # So does one of its threads that lets go of a callback of ours only then.
         pause_ms(_LETTING_GO_MS)
+
+
+at_exit(Stage.CONNECTIONS, _close_all)
 
 
 def _in_child_of_fork() -> None:

@@ -299,6 +299,22 @@ def test_the_interpreters_exit_closes_and_confirms_what_was_sent(broker: str, wi
     assert [payload for _, _, payload, _ in wire.sent_on(500)] == [str(number).encode() for number in range(500)]
 
 
+UNCLOSED = """
+from edgeserve import DataSource, Materialize
+from edgeserve.testing import memory_broker
+broker = memory_broker()
+source = DataSource([b"1", b"2"], broker, "s")
+sink = Materialize(print, broker, topic="src")
+list(source)
+next(sink)
+"""
+
+
+def test_a_broker_in_memory_outlives_the_operators_that_the_exit_closes() -> None:
+    done = subprocess.run([sys.executable, "-c", UNCLOSED], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'1'\n", "")
+
+
 FORKING = """
 import os, sys
 from edgeserve import DataSource, Materialize, UsageError

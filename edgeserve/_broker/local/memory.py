@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
+from edgeserve._at_exit import Stage, at_exit
 from edgeserve._broker.local.locks import is_held
 from edgeserve._broker.local.session import Lifeline
 
@@ -33,7 +34,7 @@ def memory_folder(name: str) -> Path:
             _root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             (_root / _ALIVE).mkdir()
             _lifeline = Lifeline(_root / _ALIVE)
-            atexit.register(_remove, _root, os.getpid())
+            at_exit(Stage.FOLDERS, partial(_remove, _root, os.getpid()))
         return _root / name.encode().hex()
 
 
