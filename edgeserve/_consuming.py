@@ -9,6 +9,8 @@ holds it any more and the outputs made from it are confirmed.
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +24,14 @@ from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import Now
 from edgeserve._core.ledger import Ledger, Stats, used
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
+from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._operator import End, Life, Operator
+from edgeserve._payload import Gate
 from edgeserve._task import check_callables
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 
 T = TypeVar("T")
-Gate = Callable[[Any], Any]
 
 _log = logging.getLogger("edgeserve.operator")
 
@@ -88,12 +91,12 @@ class Values:
     def gated(self, example: Example) -> Any:
         """What the gate makes of the example's payload."""
         gate = self.gate.get(example.source) if isinstance(self.gate, Mapping) else self.gate
-        return example.value if gate is None else gate(example.value)
+        return example.value if gate is None else interruptibly(gate, example.value)
 
     def task_value(self, example: Example) -> Any:
         """What the task gets."""
         if self.decode is not None and not example.is_decoded:
-            example.value = self.decode(example.value)
+            example.value = interruptibly(self.decode, example.value)
             example.is_decoded = True
         return example.value
 
@@ -120,7 +123,7 @@ class Consuming(Operator[T]):
             opening.callback(self._inbox.close)
             if outputs is not None:
                 self._outbox = Outbox(connection.producer(outputs.topic), str(self._lease.address), outputs.op_from)
-                opening.callback(self._outbox.close, life.close_timeout_ms)
+                opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
         self._opened()
 
@@ -158,6 +161,8 @@ class Consuming(Operator[T]):
             return End.OF_STREAM
         now = self._clock.now()
         arrival = self._admit(self._inbox.take(), now) if has_arrived else None
+        if has_arrived and arrival is None:
+            return None  # settled; a moment that is due comes after what has arrived
         decision = self._decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
         if decision.job is not None:
@@ -179,6 +184,9 @@ class Consuming(Operator[T]):
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 return False if is_moment else None
             self._note_stand_by()
+            raise_noted()
+            if self._outbox is not None:
+                self._outbox.raise_failure()
         return None
 
     def _note_stand_by(self) -> None:
@@ -225,6 +233,7 @@ class Consuming(Operator[T]):
             self._inbox.acknowledge(self._ledger.release(examples))
 
 
+_claims_lock = threading.Lock()
 _claims: dict[tuple[str, str, str], list[object]] = {}
 
 
@@ -234,18 +243,34 @@ def _claim(address: str, inputs: Inputs) -> None:
     Raises:
         UsageError: An open operator of the same name reads the same topic for another task.
     """
-    for topic in inputs.topics:
-        for work in _claims.get((address, topic, inputs.subscription), ()):
-            if work != inputs.work:
+    keys = [(address, topic, inputs.subscription) for topic in inputs.topics]
+    with _claims_lock:
+        for key in keys:
+            if any(work != inputs.work for work in _claims.get(key, ())):
                 raise UsageError(
-                    f"two operators of this process are named {inputs.subscription!r} and read topic {topic!r} with "
+                    f"two operators of this process are named {inputs.subscription!r} and read topic {key[1]!r} with "
                     "different tasks, so each would get a part of the examples: give them different names, or close "
                     "the first"
                 )
-    for topic in inputs.topics:
-        _claims.setdefault((address, topic, inputs.subscription), []).append(inputs.work)
+        for key in keys:
+            _claims.setdefault(key, []).append(inputs.work)
 
 
 def _give_back(address: str, inputs: Inputs) -> None:
-    for topic in inputs.topics:
-        _claims[address, topic, inputs.subscription].remove(inputs.work)
+    with _claims_lock:
+        for topic in inputs.topics:
+            key = (address, topic, inputs.subscription)
+            _claims[key].remove(inputs.work)
+            if not _claims[key]:
+                del _claims[key]
+
+
+def _forget_in_child() -> None:
+    # The parent's operators are not the child's.
+    global _claims_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _claims_lock = threading.Lock()
+    _claims.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

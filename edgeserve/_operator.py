@@ -6,23 +6,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import logging
 import os
-import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from concurrent.futures import Future, wait
-from contextlib import ExitStack, suppress
+from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar, final
 
 from edgeserve._at_exit import Stage, at_exit
-from edgeserve._core.clock import SYSTEM_CLOCK, Clock
+from edgeserve._background import BackgroundStep, StepThread
+from edgeserve._broker.outbox import Outbox
+from edgeserve._core.checks import check_ms
+from edgeserve._core.clock import SYSTEM_CLOCK, Clock, steady_ms
 from edgeserve._core.ledger import Stats
+from edgeserve._interrupts import raise_noted, shield, unshield
 from edgeserve._run import run
 from edgeserve.errors import EdgeServeError, UsageError
 
@@ -55,10 +56,9 @@ class Life:
     close_timeout_ms: int = 10_000
 
     def __post_init__(self) -> None:
-        if self.idle_timeout_ms is not None and not self.idle_timeout_ms >= 0:
-            raise UsageError(f"idle_timeout_ms is {self.idle_timeout_ms!r}: expected 0 ms or more, or None")
-        if not self.close_timeout_ms >= 0:
-            raise UsageError(f"close_timeout_ms is {self.close_timeout_ms!r}: expected 0 ms or more")
+        if self.idle_timeout_ms is not None:
+            check_ms("idle_timeout_ms", self.idle_timeout_ms)
+        check_ms("close_timeout_ms", self.close_timeout_ms)
 
 
 class Operator(ABC, Generic[T]):
@@ -80,8 +80,13 @@ class Operator(ABC, Generic[T]):
         self._is_stopping = False
         self._is_closed = False
         self._closes_after_step = False
-        self._worker: _StepThread | None = None
-        self._pending: Future[T | End | None] | None = None
+        self._close_until_ms: float | None = None
+        # The thread that last made a step, and the one whose iteration was closed under it.
+        self._stepper: int | None = None
+        self._interrupted: int | None = None
+        self._thread: StepThread[T | End | None] | None = None
+        # Steps whose awaiting caller was cancelled: the next calls take them over.
+        self._left: deque[BackgroundStep[T | End | None]] = deque()
 
     @property
     def name(self) -> str:
@@ -114,8 +119,7 @@ class Operator(ABC, Generic[T]):
 
     @final
     def __next__(self) -> T | None:
-        pending = self._pending
-        result = self._take_turn() if pending is None else self._finished_pending(pending)
+        result = self._take_over() if self._left else self._take_turn()
         if result is End.OF_STREAM:
             raise StopIteration
         return result
@@ -130,13 +134,18 @@ class Operator(ABC, Generic[T]):
 
         A cancelled call leaves its step running; the next call waits for that step and returns its result.
         """
-        if self._pending is None:
-            self._check_usable()
-            if self._worker is None:
-                self._worker = _StepThread(f"edgeserve-{self._name}")
-            self._pending = self._worker.submit(self._take_turn)
-        await _until_done(self._pending)
-        result = self._finished_pending(self._pending)
+        try:
+            step = self._left.popleft()
+        except IndexError:
+            if self._thread is None:
+                self._thread = StepThread(f"edgeserve-{self._name}", End.OF_STREAM)
+            step = self._thread.submit(self._take_turn)
+        try:
+            await step.until_done()
+        except BaseException:  # cancelled
+            self._left.appendleft(step)
+            raise
+        result = step.result()
         if result is End.OF_STREAM:
             raise StopAsyncIteration
         return result
@@ -185,12 +194,15 @@ class Operator(ABC, Generic[T]):
         self._is_stopping = True
         if self._is_closed:
             return
+        if self._stepper != threading.get_ident() or self._turn_owner == self._stepper:
+            self._interrupted = self._stepper
         if self._turn_owner == threading.get_ident():
             self._closes_after_step = True
             return
         if self._pid != os.getpid():
             self._is_closed = True  # the parts are the parent's: neither used nor closed here
             return
+        self._close_until_ms = steady_ms() + self._life.close_timeout_ms
         has_turn = self._turn_within(self._life.close_timeout_ms)
         try:
             self._close_parts()
@@ -218,9 +230,15 @@ class Operator(ABC, Generic[T]):
             return
         self._is_closed = True
         _open_operators.discard(self)
-        if self._worker is not None:
-            self._worker.end()
+        if self._thread is not None:
+            self._thread.end()
         self._parts.close()
+
+    def _close_outbox(self, outbox: Outbox) -> None:
+        """Flush within what is left of the time for closing."""
+        if self._close_until_ms is None:
+            self._close_until_ms = steady_ms() + self._life.close_timeout_ms
+        outbox.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
 
     def _opened(self) -> None:
         """The constructor is done: from now on the interpreter's exit closes the operator."""
@@ -236,76 +254,53 @@ class Operator(ABC, Generic[T]):
             )
 
     def _take_turn(self) -> T | End | None:
+        me = threading.get_ident()
+        if self._is_closed and self._interrupted == me:
+            self._interrupted = None
+            return End.OF_STREAM
         self._check_usable()
-        if self._turn_owner == threading.get_ident():
+        if self._turn_owner == me:
             raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
+        has_shield = shield()
+        try:
+            return self._step_in_turn(me)
+        finally:
+            if has_shield:
+                unshield()
+
+    def _step_in_turn(self, me: int) -> T | End | None:
         # Waits are cut into slices: a signal that the system hands to another thread wakes none that waits for ever.
         while not self._turn.acquire(timeout=_SLICE_MS / 1000):
-            pass
+            raise_noted()
         try:
             if self._is_stopping:
                 return End.OF_STREAM
-            self._turn_owner = threading.get_ident()
+            self._turn_owner = self._stepper = me
             return self._step()
         except (StopIteration, StopAsyncIteration) as error:
             # Passed on, it would end the iteration as if there were nothing more to come.
             raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
         finally:
             self._turn_owner = None
-            if self._closes_after_step:
-                self._close_parts()
-            self._turn.release()
-
-    def _finished_pending(self, pending: Future[T | End | None]) -> T | End | None:
-        while not pending.done():
-            wait([pending], _SLICE_MS / 1000)
-        self._pending = None
-        return pending.result()
-
-
-class _StepThread:
-    """A daemon thread that runs one call after the other; it neither holds up the exit nor outlives a wait."""
-
-    def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Run `call` after those before it."""
-        future: Future[T] = Future()
-
-        def run_call() -> None:
             try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-                future.set_exception(error)
+                if self._closes_after_step:
+                    self._close_parts()
+            finally:
+                self._turn.release()
 
-        self._calls.put(run_call)
-        return future
-
-    def end(self) -> None:
-        """End the thread after the calls that it was given, and wait for that unless it calls this itself."""
-        self._calls.put(None)
-        if self._thread is not threading.current_thread():
-            self._thread.join(_SLICE_MS / 1000)
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-
-
-async def _until_done(pending: Future[T]) -> None:
-    """Wait without owning: cancelling the wait leaves `pending` as it is."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def wake(_: Future[T]) -> None:
-        with suppress(RuntimeError):  # the loop may have been closed meanwhile
-            loop.call_soon_threadsafe(done.set)
-
-    pending.add_done_callback(wake)
-    await done.wait()
+    def _take_over(self) -> T | End | None:
+        """The result of a step whose awaiting caller was cancelled."""
+        try:
+            step = self._left.popleft()
+        except IndexError:
+            return self._take_turn()
+        try:
+            while not step.wait(_SLICE_MS / 1000):
+                pass
+        except BaseException:  # Ctrl-C
+            self._left.appendleft(step)
+            raise
+        return step.result()
 
 
 _open_operators: set[Operator[Any]] = set()
@@ -315,7 +310,7 @@ def _close_all() -> None:
     for operator in list(_open_operators):
         try:
             operator.close()
-        except EdgeServeError as error:
+        except Exception as error:  # noqa: BLE001 - the others are closed all the same
             _log.error("operator %s: while closing at exit: %s", operator.name, error)
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from edgeserve._interrupts import interruptibly
 from edgeserve.errors import UsageError
 from edgeserve.message_format import whole_bytes
 
+Gate = Callable[[Any], Any]
+"""Makes something of a value, or None to drop it."""
 
-def gated_out(gate: Callable[[Any], Any] | None, value: Any, gate_name: str) -> bytes | None:
+
+def gated_out(gate: Gate | None, value: Any, gate_name: str) -> bytes | None:
     """Pass a value through the gate before a send: bytes-like as it is, str as UTF-8, None for nothing.
 
     Raises:
         UsageError: The gate returned something else, or there is none and the value is no bytes.
     """
-    result = value if gate is None else gate(value)
+    result = value if gate is None else interruptibly(gate, value)
     if result is None or type(result) is bytes:
         return result
     if isinstance(result, str):
-        return result.encode("utf-8")
+        try:
+            return result.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{gate_name}: the text {result!r:.80} has no UTF-8 form: {error.reason}") from error
     try:
         return whole_bytes(result, "what leaves")
     except UsageError as error:

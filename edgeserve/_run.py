@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
-from edgeserve.errors import EdgeServeError, UsageError
+from edgeserve.errors import UsageError
 
 _log = logging.getLogger("edgeserve.run")
 
@@ -54,12 +54,12 @@ def run(*operators: Runnable) -> None:
     if len({id(operator) for operator in operators}) < len(operators):
         raise UsageError("an operator is given twice: each runs in one thread")
     group = _Group(operators)
-    try:
-        with _sigterm(group.tell_to_stop):
+    with _sigterm(group.tell_to_stop):
+        try:
             group.start()
             group.wait()
-    finally:
-        group.close()
+        finally:
+            group.close()
     if group.failures:
         raise group.failures[0]
 
@@ -102,7 +102,7 @@ class _Group:
         for operator in self._operators:
             try:
                 operator.close()
-            except EdgeServeError as error:
+            except Exception as error:  # noqa: BLE001 - the others are closed all the same
                 self._failed(operator, error)
         for thread in self._threads:
             thread.join(_END_S)
@@ -139,4 +139,5 @@ def _sigterm(stop_all: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before is not None:  # it was not Python's
+            signal.signal(signal.SIGTERM, before)

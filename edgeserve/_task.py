@@ -23,7 +23,9 @@ def bind_sources(task: Callable[..., Any], inputs: Mapping[str, str] | None) -> 
     """
     if not callable(task):
         raise UsageError(f"the task is {task!r}: expected something that can be called")
-    bound = dict(inputs) if inputs is not None else _from_signature(task)
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise UsageError(f"inputs= is {inputs!r}: expected a mapping from parameters to sources")
+    bound = _in_order(task, inputs) if inputs is not None else _from_signature(task)
     if not bound:
         raise UsageError("the task has no parameters: give it one for each source, named after the source")
     for parameter, source in bound.items():
@@ -59,6 +61,26 @@ def check_callables(**functions: object) -> None:
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise UsageError(f"{name}= is {function!r}: expected something that can be called")
+
+
+def _in_order(task: Callable[..., Any], inputs: Mapping[str, str]) -> dict[str, str]:
+    """The given sources in the order of the task's parameters, where its signature says one.
+
+    Raises:
+        UsageError: The task can't be called with them.
+    """
+    try:
+        signature = inspect.signature(task)
+    except (TypeError, ValueError):
+        return dict(inputs)
+    if all(isinstance(parameter, str) for parameter in inputs):
+        try:
+            signature.bind(**dict.fromkeys(inputs))
+        except TypeError as error:
+            raise UsageError(f"inputs= names {list(inputs)}, and the task can't be called so: {error}") from error
+    named = [parameter for parameter in signature.parameters if parameter in inputs]
+    others = [parameter for parameter in inputs if parameter not in named]
+    return {parameter: inputs[parameter] for parameter in [*named, *others]}
 
 
 def _from_signature(task: Callable[..., Any]) -> dict[str, str]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import platformdirs
 
+from edgeserve._core.checks import check_count
 from edgeserve.errors import UsageError
 
 __all__ = ["Address", "LocalAddress", "PulsarAddress", "parse_address"]
 
 MEMORY = ":memory:"
+_PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,19 @@ class PulsarAddress:
     web_url: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("pulsar", "pulsar+ssl") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            hosts = [urlsplit(f"//{host}") for host in parts.netloc.split(",")]
+            is_address = parts.scheme in _PORTS and all(host.hostname and (host.port or True) for host in hosts)
+        except ValueError:  # a port that is none, or brackets that do not close
+            is_address = False
+        if not is_address:
             raise UsageError(
                 f"{self.url!r} is no address of an Apache Pulsar: expected pulsar://HOST:PORT or pulsar+ssl://HOST:PORT"
             )
         if parts.username is not None or parts.password is not None:
             raise UsageError("an address has no user or password: log in with PulsarAddress(url, token=...)")
-        if self.connection_timeout_ms <= 0:
-            raise UsageError(f"connection_timeout_ms is {self.connection_timeout_ms}: expected more than 0")
+        check_count("connection_timeout_ms", self.connection_timeout_ms)
 
     def __str__(self) -> str:
         return self.url
@@ -72,8 +78,7 @@ class LocalAddress:
     def __post_init__(self) -> None:
         if self.path is not None and not self.path:
             raise UsageError("the local broker's folder is empty: expected local://PATH, or None for the default")
-        if self.max_topic_bytes <= 0:
-            raise UsageError(f"max_topic_bytes is {self.max_topic_bytes}: expected more than 0")
+        check_count("max_topic_bytes", self.max_topic_bytes)
 
     @property
     def folder(self) -> Path | None:
@@ -100,21 +105,28 @@ def parse_address(pulsar_node: Address) -> PulsarAddress | LocalAddress:
         UsageError: It is none; the message says what was expected.
     """
     if pulsar_node is None:
-        return LocalAddress()
-    if isinstance(pulsar_node, (PulsarAddress, LocalAddress)):
+        return _resolved(LocalAddress())
+    if isinstance(pulsar_node, LocalAddress):
+        return _resolved(pulsar_node)
+    if isinstance(pulsar_node, PulsarAddress):
         return pulsar_node
     if not isinstance(pulsar_node, str):
         raise UsageError(f"pulsar_node is a {type(pulsar_node).__name__}: expected a URL, an address object or None")
     scheme, separator, rest = pulsar_node.partition("://")
     if separator and scheme == "local":
         path, _, query = rest.partition("?")
-        return _local(unquote(path), dict(parse_qsl(query, keep_blank_values=True)), pulsar_node)
+        return _resolved(_local(unquote(path), dict(parse_qsl(query, keep_blank_values=True)), pulsar_node))
     if separator and scheme in ("pulsar", "pulsar+ssl"):
-        return PulsarAddress(pulsar_node)
+        return PulsarAddress(pulsar_node.rstrip("/"))
     raise UsageError(
         f"{pulsar_node!r} is no broker's address: expected pulsar://HOST:PORT, pulsar+ssl://HOST:PORT, local://PATH, "
         "or None for the local broker"
     )
+
+
+def _resolved(address: LocalAddress) -> LocalAddress:
+    """The same folder by one name, so that whoever names it shares one connection."""
+    return address if address.folder is None else replace(address, path=os.path.realpath(address.folder))
 
 
 def _local(path: str, options: Mapping[str, str], given: str) -> LocalAddress:

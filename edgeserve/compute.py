@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from edgeserve._broker.base import Share
-from edgeserve._consuming import Consuming, Gate, Inputs, Outputs, Values
+from edgeserve._consuming import Consuming, Inputs, Outputs, Values
 from edgeserve._core.clock import Clock, Now
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin
 from edgeserve._core.ledger import derive_id
 from edgeserve._core.step import Decision, Example, Job, Outcome, Output
+from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._operator import Life
-from edgeserve._payload import gated_out
+from edgeserve._payload import Gate, gated_out
 from edgeserve._task import bind_sources, check_callables, check_name
 from edgeserve._topics import one_topic, topic_list
 from edgeserve.address import Address
@@ -95,10 +96,20 @@ class Compute(Consuming[bytes]):
         check_callables(gate_out=gate_out)
         self._op_from = check_name(worker_id, "worker_id")
         sources = bind_sources(task, inputs)
-        policy = JoinPolicy(sources, max_time_diff_ms, no_overlap, min_interval_ms, drop_if_older_than_ms)
+        policy = JoinPolicy(
+            sources,
+            max_time_diff_ms=max_time_diff_ms,
+            no_overlap=no_overlap,
+            min_interval_ms=min_interval_ms,
+            drop_if_older_than_ms=drop_if_older_than_ms,
+        )
         self._join = _make_join(join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)
         self._task = task
         self._sources = frozenset(sources.values())
+        if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - self._sources):
+            raise UsageError(
+                f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(self._sources)}"
+            )
         self._gate_out = gate_out
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
@@ -117,7 +128,8 @@ class Compute(Consuming[bytes]):
         return self._join.decide(arrival, now)
 
     def _call(self, job: Job) -> Any:
-        return self._task(**{name: self._values.task_value(example) for name, example in job.inputs.items()})
+        arguments = {name: self._values.task_value(example) for name, example in job.inputs.items()}
+        return interruptibly(self._task, **arguments)
 
     def _finish(self, job: Job, result: Any) -> Outcome:
         payload = None if result is None else gated_out(self._gate_out, result, "gate_out")

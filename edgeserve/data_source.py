@@ -11,13 +11,13 @@ from typing import Any
 
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import Outbox
-from edgeserve._consuming import Gate
 from edgeserve._core.clock import Clock
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Example, Fate, Output
+from edgeserve._interrupts import interruptibly
 from edgeserve._later import refuse_log
 from edgeserve._operator import End, Life, Operator
-from edgeserve._payload import gated_out
+from edgeserve._payload import Gate, gated_out
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
 from edgeserve.address import Address
@@ -33,7 +33,7 @@ class DataSource(Operator[bytes]):
 
     `next()` takes one item and returns the bytes that were sent, or None if the item was None or the gate dropped
     it; it raises `StopIteration` when the stream ends. Sending does not wait for the broker: a failure is raised by
-    a later step or by `close()`.
+    a later step or by `close()`. An item that the stream yields after `close()` is not sent.
 
     Args:
         stream: Any iterable, infinite ones too.
@@ -84,7 +84,7 @@ class DataSource(Operator[bytes]):
             lease = ConnectionLease(pulsar_node)
             opening.callback(lease.close)
             self._outbox = Outbox(lease.connection.producer(topic), str(lease.address), op_from)
-            opening.callback(self._outbox.close, close_timeout_ms)
+            opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
         self._stream = iter(stream)
         self._opened()
@@ -99,14 +99,14 @@ class DataSource(Operator[bytes]):
 
     def _abandon_step(self) -> bool:
         with self._door:
-            self._is_abandoned = self._is_in_stream
+            self._is_abandoned |= self._is_in_stream
             return self._is_abandoned
 
     def _step(self) -> bytes | End | None:
         self._outbox.raise_failure()
         self._is_in_stream = True
         try:
-            item = next(self._stream, End.OF_STREAM)
+            item = interruptibly(next, self._stream, End.OF_STREAM)
         finally:
             with self._door:
                 self._is_in_stream = False
@@ -130,7 +130,9 @@ class DataSource(Operator[bytes]):
         payload = gated_out(self._gate, item, "gate")
         if payload is None:
             return None
-        capture_ms = taken.capture_ms if self._event_time is None else _checked_ms(self._event_time(item))
+        capture_ms = (
+            taken.capture_ms if self._event_time is None else _checked_ms(interruptibly(self._event_time, item))
+        )
         self._outbox.send(Output(taken.id, payload, capture_ms), _nothing)
         return payload
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgeserve._broker.base import Share
-from edgeserve._consuming import Consuming, Gate, Inputs, Values
+from edgeserve._consuming import Consuming, Inputs, Values
 from edgeserve._core.clock import Clock, Now
 from edgeserve._core.step import Decision, Example, Job, Outcome
+from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._operator import Life
+from edgeserve._payload import Gate
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
@@ -86,7 +88,7 @@ class Materialize(Consuming[T]):
         return decision
 
     def _call(self, job: Job) -> T:
-        return self._materialize(self._values.task_value(job.inputs["example"]))
+        return interruptibly(self._materialize, self._values.task_value(job.inputs["example"]))
 
     def _finish(self, job: Job, result: T) -> Outcome:
         return Outcome(None, result)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from edgeserve._broker.base import Message, Producer
 from edgeserve._core.step import Output
-from edgeserve.errors import BrokerError, DeliveryError, EdgeServeError
+from edgeserve._interrupts import raise_noted
+from edgeserve.errors import BrokerError, DeliveryError
 from edgeserve.message_format import pack_example
 
 # Waits are cut into slices so that closing is seen in time.
@@ -81,6 +82,7 @@ class Outbox:
         with self._changed:
             while self._is_full(size) and not self._is_stopped:
                 self._changed.wait(_SLICE_S)
+                raise_noted()
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
             self._messages += 1
@@ -98,7 +100,7 @@ class Outbox:
 
         try:
             self._producer.send(message, confirmed)
-        except EdgeServeError:
+        except Exception:  # refused before it left: it is not confirmed either
             with self._changed:
                 self._messages -= 1
                 self._bytes -= size

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
 
+from edgeserve._core.checks import check_count, check_ms
 from edgeserve._core.clock import Now
 from edgeserve._core.pacing import Pace
 from edgeserve._core.step import Decision, Example, Fate, Job
-from edgeserve.errors import UsageError
 
 _capture_ms = attrgetter("capture_ms")
 
@@ -43,10 +43,10 @@ class JoinPolicy:
     drop_if_older_than_ms: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_time_diff_ms", "min_interval_ms", "drop_if_older_than_ms"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UsageError(f"{name} is {value!r}: expected 0 ms or more")
+        check_ms("max_time_diff_ms", self.max_time_diff_ms)
+        check_ms("min_interval_ms", self.min_interval_ms)
+        if self.drop_if_older_than_ms is not None:
+            check_ms("drop_if_older_than_ms", self.drop_if_older_than_ms)
 
     def is_too_old(self, example: Example, now: Now) -> bool:
         """Whether the example's capture lies too far back to start something with it."""
@@ -163,10 +163,8 @@ class NearestJoin:
     """
 
     def __init__(self, policy: JoinPolicy, *, max_wait_ms: float = 1000, max_waiting: int = 10_000) -> None:
-        if max_wait_ms < 0:
-            raise UsageError(f"max_wait_ms is {max_wait_ms!r}: expected 0 ms or more")
-        if max_waiting < 1:
-            raise UsageError(f"max_waiting is {max_waiting!r}: expected 1 example or more")
+        check_ms("max_wait_ms", max_wait_ms)
+        check_count("max_waiting", max_waiting)
         self._policy = policy
         self._pace = Pace(policy.min_interval_ms)
         self._max_wait_ms = max_wait_ms
@@ -182,14 +180,16 @@ class NearestJoin:
         decision = Decision()
         if arrival is not None:
             self._offer(arrival, now, decision)
+        self._drop_old(now, decision)
         while self._waiting:
             head = self._waiting[0]
             if self._policy.is_too_old(head, now):
                 self._give_up(Fate.TOO_OLD, decision)
                 continue
             deadline_ms = head.arrived_steady_ms + self._max_wait_ms
-            matched = self._final_match(head, now, decision)
-            if matched is None and now.steady_ms < deadline_ms:
+            matched = self._final_match(head)
+            # With an arrival more may be there already, and what is there goes before a deadline that has come.
+            if matched is None and (arrival is not None or now.steady_ms < deadline_ms):
                 decision.wake_steady_ms = deadline_ms
                 break
             if matched is None:
@@ -228,9 +228,8 @@ class NearestJoin:
     def _give_up(self, fate: Fate, decision: Decision) -> None:
         decision.let_go(self._waiting.popleft(), fate)
 
-    def _final_match(self, head: Example, now: Now, decision: Decision) -> dict[str, Example] | None:
+    def _final_match(self, head: Example) -> dict[str, Example] | None:
         """The final matches of `head` by source, without those that have none; None while any is not final."""
-        self._drop_old(now, decision)
         reach_ms = self._policy.max_time_diff_ms
         matched = self._nearest_so_far(head)
         for source in self._candidates:
@@ -258,13 +257,13 @@ class NearestJoin:
         """Drop what would be used for the first time now and is too old for that."""
         if self._policy.drop_if_older_than_ms is None:
             return
+        oldest_ms = now.wall_ms - self._policy.drop_if_older_than_ms
         for source, candidates in self._candidates.items():
-            self._candidates[source] = []
-            for example in candidates:
-                if not example.is_used and self._policy.is_too_old(example, now):
-                    decision.let_go(example, Fate.TOO_OLD)
-                else:
-                    self._candidates[source].append(example)
+            old = bisect_left(candidates, oldest_ms, key=_capture_ms)
+            if old:
+                _let_go_all([example for example in candidates[:old] if not example.is_used], Fate.TOO_OLD, decision)
+                self._candidates[source] = [example for example in candidates[:old] if example.is_used]
+                self._candidates[source] += candidates[old:]
 
     def _start(self, matched: Mapping[str, Example], now: Now, decision: Decision) -> Job:
         self._pace.started(now)

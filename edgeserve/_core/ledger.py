@@ -104,6 +104,8 @@ class Ledger:
         done: list[Parcel] = []
         with self._lock:
             for example in examples:
+                if example.holds == 0:
+                    raise RuntimeError(f"{example} is released more often than it was held")
                 example.holds -= 1
                 if example.holds == 0:
                     del self._open[example.id]

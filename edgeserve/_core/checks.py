@@ -1,0 +1,27 @@
+"""Checks of numbers that users give."""
+
+from __future__ import annotations
+
+import math
+
+from edgeserve.errors import UsageError
+
+
+def check_ms(name: str, value: object) -> None:
+    """Check a duration in ms.
+
+    Raises:
+        UsageError: It is no number, or less than 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+        raise UsageError(f"{name} is {value!r}: expected 0 ms or more")
+
+
+def check_count(name: str, value: object) -> None:
+    """Check how many of something there may be.
+
+    Raises:
+        UsageError: It is no whole number, or less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}: expected a whole number, 1 or more")

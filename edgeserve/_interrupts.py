@@ -1,0 +1,82 @@
+"""Ctrl-C, kept away from the bookkeeping of a step.
+
+`KeyboardInterrupt` can be raised between any two lines of the main thread: with a lock taken and not yet guarded, or
+with an example out of the inbox and not yet in the join. While a step does its own work there, Ctrl-C is noted; it is
+raised where nothing is half done: in waits, in the user's gates and tasks, and at the end of the step.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class _State:
+    """What the handler and the main thread share; no other thread touches it.
+
+    Attributes:
+        is_shielded: Whether a step is doing its own work.
+        is_noted: Whether Ctrl-C came meanwhile.
+    """
+
+    is_shielded = False
+    is_noted = False
+
+
+_state = _State()
+_main = threading.main_thread().ident
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _state.is_shielded:
+        _state.is_noted = True
+    else:
+        signal.default_int_handler(number, frame)
+
+
+def shield() -> bool:
+    """Begin a step's own work. Whether `unshield` has to end it: in the main thread, unless one is under way."""
+    if threading.get_ident() != _main or _state.is_shielded:
+        return False
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _handle)
+    _state.is_shielded = True
+    return True
+
+
+def unshield() -> None:
+    """End a step's own work.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+    """
+    _state.is_shielded = False
+    raise_noted()
+
+
+def raise_noted() -> None:
+    """Raise what was noted, where a step waits and nothing is half done.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came.
+    """
+    if _state.is_noted and threading.get_ident() == _main:
+        _state.is_noted = False
+        raise KeyboardInterrupt
+
+
+def interruptibly(function: Callable[..., T], *arguments: object, **named: object) -> T:
+    """Call the user's code, in which Ctrl-C means what it always means."""
+    if threading.get_ident() != _main or not _state.is_shielded:
+        return function(*arguments, **named)
+    raise_noted()
+    _state.is_shielded = False
+    try:
+        return function(*arguments, **named)
+    finally:
+        _state.is_shielded = True
