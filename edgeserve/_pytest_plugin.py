@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import pytest
 
-from edgeserve.testing import ManualClock, memory_broker
+from edgeserve.errors import UsageError
+from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
 
 
 @pytest.fixture
-def edgeserve_broker() -> str:
-    """The address of a broker of the test's own, in memory: give it to operators as `pulsar_node`."""
-    return memory_broker()
+def edgeserve_broker() -> Iterator[str]:
+    """The address of a broker of the test's own, in memory: give it to operators as `pulsar_node`.
+
+    It ends with the test, unless the test leaves an operator open; then it ends with the process.
+    """
+    address = memory_broker()
+    yield address
+    with suppress(UsageError):
+        end_memory_broker(address)
 
 
 @pytest.fixture

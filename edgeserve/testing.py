@@ -9,9 +9,13 @@ from __future__ import annotations
 import threading
 import uuid
 
+from edgeserve._broker.connections import is_open
+from edgeserve._broker.local.memory import end_memory_folder
 from edgeserve._core.clock import Now
+from edgeserve.address import MEMORY
+from edgeserve.errors import UsageError
 
-__all__ = ["ManualClock", "memory_broker"]
+__all__ = ["ManualClock", "end_memory_broker", "memory_broker"]
 
 
 class ManualClock:
@@ -53,5 +57,16 @@ class ManualClock:
 
 
 def memory_broker() -> str:
-    """The address of a fresh broker that lives in this process, for one test."""
-    return f"local://:memory:{uuid.uuid4().hex}"
+    """The address of a fresh broker that lives in this process, until it ends or `end_memory_broker` is called."""
+    return f"local://{MEMORY}{uuid.uuid4().hex}"
+
+
+def end_memory_broker(address: str) -> None:
+    """End a broker that `memory_broker` made, before the process ends: all it holds is gone.
+
+    Raises:
+        UsageError: An operator still has it open.
+    """
+    if is_open(address):
+        raise UsageError(f"{address} is in use: close its operators first")
+    end_memory_folder(f"{MEMORY}{address.partition(MEMORY)[2]}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeserve import Compute, DataSource, Materialize
-from edgeserve.testing import ManualClock, memory_broker
+from edgeserve import Compute, DataSource, Materialize, UsageError
+from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
 
 
 def test_a_clock_stands_still_until_it_is_turned() -> None:
@@ -34,6 +34,17 @@ def test_a_pipeline_is_tested_on_a_broker_in_memory_without_sleeping(
         edgeserve_clock.advance(60_000)
         assert next(compute) == b"2"
         assert [next(sink), next(sink)] == [b"1", b"2"]
+
+
+def test_a_broker_in_memory_can_be_ended_once_its_operators_are_closed() -> None:
+    broker = memory_broker()
+    with DataSource([b"1"], broker, "s") as source:
+        next(source)
+        with pytest.raises(UsageError, match="in use"):
+            end_memory_broker(broker)
+    end_memory_broker(broker)
+    with Materialize(lambda payload: payload, broker, topic="src", idle_timeout_ms=50) as sink:
+        assert list(sink) == []
 
 
 def test_each_broker_in_memory_is_another_one() -> None:

@@ -30,6 +30,12 @@ def connect(address: PulsarAddress | LocalAddress) -> Connection:
     return local.connect(address)
 
 
+def is_open(pulsar_node: Address) -> bool:
+    """Whether an operator of this process has a connection to this broker."""
+    with _lock:
+        return parse_address(pulsar_node) in _open
+
+
 class ConnectionLease:
     """A part in the process's connection to a broker; the last one to close its part closes the connection."""
 

@@ -14,7 +14,7 @@ import pytest
 from edgeserve._core.clock import Now
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin
 from edgeserve._core.ledger import Ledger, used
-from edgeserve._core.step import Decision, Example, Fate
+from edgeserve._core.step import Decision, Example, Fate, Parcel
 
 START_MS = 1_700_000_000_000
 
@@ -60,10 +60,19 @@ class Played:
     moments: int = 0
 
 
+def held_by(join: Join) -> list[Example]:
+    """What a join may still use."""
+    if isinstance(join, LatestJoin):
+        return list(join._held.values())
+    assert isinstance(join, NearestJoin)
+    return [*join._waiting, *(example for candidates in join._candidates.values() for example in candidates)]
+
+
 def play(join: Join, run: Run, *, end_ms: float = 1e6) -> Played:
     """Feed arrivals and due moments to a join as an operator does, checking the ledger's sum at every step."""
     ledger, played, wake_ms = Ledger(), Played(), None
     examples: dict[bytes, int] = {}
+    acknowledged: set[int] = set()
 
     def carry_out(decision: Decision) -> None:
         nonlocal wake_ms
@@ -77,9 +86,11 @@ def play(join: Join, run: Run, *, end_ms: float = 1e6) -> Played:
         for example, fate in fates:
             assert examples[example.id] not in played.fates
             played.fates[examples[example.id]] = fate
-        ledger.release(decision.released)
+        acknowledged.update(parcel.delivery for parcel in ledger.release(decision.released))
         if decision.job is not None:
-            ledger.release(decision.job.examples)
+            assert acknowledged.isdisjoint(examples[example.id] for example in decision.job.examples)
+            acknowledged.update(parcel.delivery for parcel in ledger.release(decision.job.examples))
+        assert acknowledged == set(examples.values()) - {examples[example.id] for example in held_by(join)}
         stats = ledger.stats(sent=0, unconfirmed=0)
         assert stats.received == sum(stats.fates.values()) + stats.held
         assert dict(Counter(played.fates.values())) == dict(stats.fates)
@@ -92,7 +103,7 @@ def play(join: Join, run: Run, *, end_ms: float = 1e6) -> Played:
 
     for index, (steady_ms, source, capture_ms) in enumerate(run.arrivals):
         moments_until(steady_ms - 0.001)
-        example = Example(index.to_bytes(16, "big"), source, index, capture_ms)
+        example = Example(index.to_bytes(16, "big"), source, index, capture_ms, parcel=Parcel(index))
         example.arrived_steady_ms = steady_ms
         examples[example.id] = index
         assert ledger.receive(example)

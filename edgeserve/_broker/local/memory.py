@@ -38,6 +38,13 @@ def memory_folder(name: str) -> Path:
         return _root / name.encode().hex()
 
 
+def end_memory_folder(name: str) -> None:
+    """Remove the broker called `name`, with all it holds; nothing may have it open."""
+    with _lock:
+        if _root is not None:
+            shutil.rmtree(_root / name.encode().hex(), ignore_errors=True)
+
+
 def _base() -> Path:
     if os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES:
         return _SHARED_MEMORY

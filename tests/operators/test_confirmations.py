@@ -1,0 +1,266 @@
+"""When an input is acknowledged, exactly: on a broker of the test's own, which confirms and refuses when told to."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from edgeserve import Compute, DataSource, DeliveryError, Fate, Materialize
+from edgeserve._broker import connections
+from edgeserve._broker.base import Confirmed, Delivery, Message
+from edgeserve._broker.outbox import InFlight, Outbox
+from edgeserve._core.step import Output
+from edgeserve.errors import BrokerError
+from edgeserve.testing import memory_broker
+from tests.operators.conftest import CAPTURE_MS, CODEC
+
+REFUSED = DeliveryError("the disk is full", "test://")
+
+
+class ManualBroker:
+    """Delivers what `arrive` puts in, and confirms nothing by itself."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Delivery] = []
+        self.acknowledged: list[str] = []
+        self.unconfirmed: list[tuple[Message, Confirmed]] = []
+        self.is_active = True
+
+    def arrive(
+        self, name: str, source: str, payload: bytes = b"x", at_ms: int = 0, *, data: bytes | None = None
+    ) -> None:
+        whole = CODEC.encode(uuid.uuid5(uuid.NAMESPACE_OID, name), source, payload) if data is None else data
+        self.arrived.append(Delivery(name, "src", name, whole, CAPTURE_MS + at_ms, CAPTURE_MS, None, {}))
+
+    def confirm(self, error: BrokerError | None = None) -> None:
+        """Confirm, or refuse, the oldest send."""
+        self.unconfirmed.pop(0)[1](error)
+
+    # What a connection, a producer and a consumer do.
+
+    def producer(self, topic: str) -> ManualBroker:
+        return self
+
+    def consumer(self, *_: object, **__: object) -> ManualBroker:
+        return self
+
+    def send(self, message: Message, confirmed: Confirmed) -> None:
+        self.unconfirmed.append((message, confirmed))
+
+    def receive(self, timeout_ms: int) -> Sequence[Delivery]:
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.acknowledged += [delivery.handle for delivery in deliveries]
+
+    def close(self, timeout_ms: int = 0) -> None:
+        for _, confirmed in self.unconfirmed:
+            confirmed(DeliveryError("not confirmed in time", "test://"))
+        self.unconfirmed.clear()
+
+
+@pytest.fixture
+def manual(monkeypatch: pytest.MonkeyPatch) -> ManualBroker:
+    broker = ManualBroker()
+    monkeypatch.setattr(connections, "connect", lambda address: broker)
+    return broker
+
+
+def one(only: bytes) -> bytes:
+    return only
+
+
+def both(left: bytes, right: bytes) -> bytes:
+    return left + right
+
+
+def test_an_input_is_acknowledged_when_its_output_is_confirmed_and_not_before(manual: ManualBroker) -> None:
+    with Compute(one, memory_broker()) as compute:
+        manual.arrive("m1", "only")
+        manual.arrive("m2", "only")
+        next(compute)
+        next(compute)
+        assert (manual.acknowledged, compute.stats.unconfirmed) == ([], 2)
+        manual.confirm()
+        assert (manual.acknowledged, compute.stats.unconfirmed) == (["m1"], 1)
+        manual.confirm()
+        assert (manual.acknowledged, compute.stats.unconfirmed) == (["m1", "m2"], 0)
+
+
+def test_an_input_whose_output_is_refused_stays_unacknowledged_and_a_later_step_says_so(manual: ManualBroker) -> None:
+    with Compute(one, memory_broker(), idle_timeout_ms=10_000) as compute:
+        manual.arrive("m1", "only")
+        next(compute)
+        manual.confirm(REFUSED)
+        with pytest.raises(DeliveryError, match="disk is full"):
+            next(compute)  # nothing arrives any more: it does not wait in silence
+        assert manual.acknowledged == []
+        manual.arrive("m2", "only")
+        next(compute)
+        manual.confirm()
+        assert manual.acknowledged == ["m2"]
+
+
+def test_an_input_whose_task_raised_is_never_acknowledged(manual: ManualBroker) -> None:
+    def fail(only: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    with Compute(fail, memory_broker()) as compute:
+        manual.arrive("m1", "only")
+        with pytest.raises(ZeroDivisionError):
+            next(compute)
+    assert manual.acknowledged == []
+    assert compute.stats.held == 1
+
+
+@pytest.mark.parametrize(
+    ("arrival", "fate"),
+    [
+        ({"source": "stranger"}, Fate.UNKNOWN_SOURCE),
+        ({"source": "only", "payload": b"drop"}, Fate.GATED),
+        ({"source": "only", "data": b"short"}, Fate.MALFORMED),
+    ],
+)
+def test_what_is_not_served_is_acknowledged_at_once(manual: ManualBroker, arrival: dict[str, Any], fate: Fate) -> None:
+    with Compute(one, memory_broker(), gate_in=lambda p: None if p == b"drop" else p) as compute:
+        manual.arrive("m1", **arrival)
+        assert next(compute) is None
+        assert manual.acknowledged == ["m1"]
+        assert compute.stats.fates == {fate: 1}
+
+
+def test_a_gate_does_not_run_for_a_source_that_is_not_known(manual: ManualBroker) -> None:
+    seen: list[bytes] = []
+    with Compute(one, memory_broker(), gate_in=seen.append) as compute:
+        manual.arrive("m1", "stranger")
+        next(compute)
+    assert seen == []
+
+
+def test_an_input_of_which_nothing_is_sent_is_acknowledged_at_once(manual: ManualBroker) -> None:
+    with Compute(lambda only: None, memory_broker()) as compute:
+        manual.arrive("m1", "only")
+        next(compute)
+        assert manual.acknowledged == ["m1"]
+    with Materialize(lambda payload: payload, memory_broker()) as sink:
+        manual.arrive("m2", "any")
+        next(sink)
+        assert manual.acknowledged == ["m1", "m2"]
+
+
+def test_what_a_join_may_use_again_is_acknowledged_only_when_it_is_superseded_and_its_outputs_are_confirmed(
+    manual: ManualBroker,
+) -> None:
+    with Compute(both, memory_broker()) as compute:
+        manual.arrive("l1", "left", at_ms=1)
+        manual.arrive("r1", "right", at_ms=2)
+        next(compute)
+        next(compute)
+        manual.confirm()
+        assert manual.acknowledged == []
+        manual.arrive("l2", "left", at_ms=3)
+        next(compute)  # l1 goes, but r1 is in an output that is not confirmed, and held besides
+        assert manual.acknowledged == ["l1"]
+        manual.arrive("r2", "right", at_ms=4)
+        next(compute)
+        assert manual.acknowledged == ["l1"], "r1's second output is not confirmed yet"
+        manual.confirm()
+        assert manual.acknowledged == ["l1", "r1"]
+        manual.confirm()
+        assert manual.acknowledged == ["l1", "r1"], "the newest of each source may be used again"
+
+
+def test_closing_says_what_was_not_confirmed(manual: ManualBroker) -> None:
+    source = DataSource([b"1", b"2"], memory_broker(), "s")
+    assert len(list(source)) == 2
+    with pytest.raises(DeliveryError, match=r"not confirmed in time.*and 1 more"):
+        source.close()
+
+
+def test_a_source_says_at_the_next_step_that_a_send_was_refused(manual: ManualBroker) -> None:
+    source = DataSource([b"1", b"2"], memory_broker(), "s")
+    next(source)
+    manual.confirm(REFUSED)
+    with pytest.raises(DeliveryError, match="disk is full"):
+        next(source)
+    assert next(source) == b"2"
+    manual.confirm()
+    source.close()
+
+
+@pytest.fixture
+def outbox(manual: ManualBroker) -> Iterator[Callable[..., Outbox]]:
+    made: list[Outbox] = []
+
+    def make(**limits: int) -> Outbox:
+        made.append(Outbox(manual, "test://", b"s".ljust(16, b"\0"), InFlight(**limits)))
+        return made[-1]
+
+    yield make
+    for outbox in made:
+        outbox.stop()
+
+
+def output(size: int = 10) -> Output:
+    return Output(uuid.uuid4().bytes, bytes(size), CAPTURE_MS)
+
+
+@pytest.mark.parametrize("limits", [{"max_messages": 2}, {"max_bytes": 2 * 42}])
+def test_a_send_waits_while_too_much_is_in_flight(
+    manual: ManualBroker, outbox: Callable[..., Outbox], limits: dict[str, int]
+) -> None:
+    sends = outbox(**limits)
+    sends.send(output(), list)
+    sends.send(output(), list)
+    third = threading.Thread(target=sends.send, args=(output(), list))
+    third.start()
+    third.join(0.1)
+    assert third.is_alive()
+    assert len(manual.unconfirmed) == 2
+    manual.confirm()
+    third.join(10)
+    assert not third.is_alive()
+    assert (sends.sent, sends.unconfirmed) == (3, 2)
+
+
+def test_one_example_may_be_larger_than_all_that_may_be_in_flight(
+    manual: ManualBroker, outbox: Callable[..., Outbox]
+) -> None:
+    outbox(max_bytes=10).send(output(1000), list)
+    assert len(manual.unconfirmed) == 1
+
+
+def test_a_send_that_waits_gives_up_when_it_is_told_to(manual: ManualBroker, outbox: Callable[..., Outbox]) -> None:
+    sends = outbox(max_messages=1)
+    sends.send(output(), list)
+    errors: list[Exception] = []
+
+    def send() -> None:
+        try:
+            sends.send(output(), list)
+        except DeliveryError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=send)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    sends.stop()
+    waiting.join(10)
+    assert len(errors) == 1
+    assert sends.sent == 1
+
+
+def test_a_send_that_is_refused_at_once_takes_no_room(manual: ManualBroker, outbox: Callable[..., Outbox]) -> None:
+    sends = outbox(max_messages=1)
+    send, manual.send = manual.send, lambda message, confirmed: 1 // 0  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        sends.send(output(), list)
+    manual.send = send  # type: ignore[method-assign]
+    sends.send(output(), list)
+    assert (sends.sent, sends.unconfirmed) == (1, 1)
