@@ -33,7 +33,7 @@ def _run() -> None:
     for _, call in sorted(_calls, key=lambda entry: entry[0]):
         try:
             call()
-        except Exception:  # noqa: BLE001 - what comes after it must be done all the same
+        except BaseException:  # noqa: BLE001 - what comes after it must be done all the same, also after Ctrl-C
             _log.exception("while the interpreter exits")
 
 

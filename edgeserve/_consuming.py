@@ -37,6 +37,7 @@ _log = logging.getLogger("edgeserve.operator")
 
 # How many messages are fetched ahead of the task.
 _QUEUE_SIZE = 1000
+_MOST_UNKNOWN = 100
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Consuming(Operator[T]):
         self._ledger = Ledger()
         self._wake_steady_ms: float | None = None
         self._stands_by = False
+        self._unknown: set[str] = set()
         self._outbox: Outbox | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
             self._lease = ConnectionLease(inputs.pulsar_node)
@@ -142,6 +144,10 @@ class Consuming(Operator[T]):
     def _knows(self, source: str) -> bool:
         """Whether examples of this source are wanted at all."""
         return True
+
+    def _expected(self) -> str:
+        """Which sources are, in words."""
+        return "all are"
 
     @property
     def stats(self) -> Stats:
@@ -189,6 +195,12 @@ class Consuming(Operator[T]):
                 self._outbox.raise_failure()
         return None
 
+    def _note_unknown(self, source: str) -> None:
+        """Say once for each name that it is not expected; a stranger's names are not collected without bound."""
+        if source not in self._unknown and len(self._unknown) < _MOST_UNKNOWN:
+            self._unknown.add(source)
+            _log.warning("operator %s: examples of source %r are not used: %s", self._name, source, self._expected())
+
     def _note_stand_by(self) -> None:
         stands_by = not self._inbox.is_active
         if stands_by and not self._stands_by:
@@ -207,6 +219,8 @@ class Consuming(Operator[T]):
         if not self._ledger.receive(arrival):
             return None
         is_known = self._knows(arrival.source)
+        if not is_known:
+            self._note_unknown(arrival.source)
         value = self._values.gated(arrival) if is_known else None
         if value is None:
             self._ledger.settle([(arrival, Fate.GATED if is_known else Fate.UNKNOWN_SOURCE)])

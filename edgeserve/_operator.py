@@ -93,6 +93,9 @@ class Operator(ABC, Generic[T]):
         """The operator's name: its `source_id`, `worker_id` or `sink_id`."""
         return self._name
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name!r}: {self.stats})"
+
     @property
     @abstractmethod
     def stats(self) -> Stats:
@@ -121,6 +124,7 @@ class Operator(ABC, Generic[T]):
     def __next__(self) -> T | None:
         result = self._take_over() if self._left else self._take_turn()
         if result is End.OF_STREAM:
+            self._interrupted = None
             raise StopIteration
         return result
 
@@ -137,6 +141,8 @@ class Operator(ABC, Generic[T]):
         try:
             step = self._left.popleft()
         except IndexError:
+            if self._interrupted is None:
+                self._check_usable()
             if self._thread is None:
                 self._thread = StepThread(f"edgeserve-{self._name}", End.OF_STREAM)
             step = self._thread.submit(self._take_turn)
@@ -147,6 +153,7 @@ class Operator(ABC, Generic[T]):
             raise
         result = step.result()
         if result is End.OF_STREAM:
+            self._interrupted = None
             raise StopAsyncIteration
         return result
 

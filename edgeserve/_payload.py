@@ -16,6 +16,8 @@ Gate = Callable[[Any], Any]
 def gated_out(gate: Gate | None, value: Any, gate_name: str) -> bytes | None:
     """Pass a value through the gate before a send: bytes-like as it is, str as UTF-8, None for nothing.
 
+    An array is refused though it is bytes-like: its bytes alone do not say what they are.
+
     Raises:
         UsageError: The gate returned something else, or there is none and the value is no bytes.
     """
@@ -27,11 +29,10 @@ def gated_out(gate: Gate | None, value: Any, gate_name: str) -> bytes | None:
             return result.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError(f"{gate_name}: the text {result!r:.80} has no UTF-8 form: {error.reason}") from error
-    try:
+    if isinstance(result, (bytearray, memoryview)):
         return whole_bytes(result, "what leaves")
-    except UsageError as error:
-        if gate is None:
-            raise UsageError(f"{gate_name}= has to make bytes of {type(value).__name__} {value!r:.80}") from error
-        raise UsageError(
-            f"{gate_name} returned {type(result).__name__} {result!r:.80}: expected bytes, str or None"
-        ) from error
+    what = f"{gate_name} returned" if gate is not None else f"without {gate_name}= there is"
+    raise UsageError(
+        f"{what} {type(result).__name__} {result!r:.80}: expected bytes, str or None; {gate_name}=str makes text of a "
+        "number, and edgeserve.gates has array_out for arrays and msgpack_out for lists and dicts"
+    )

@@ -51,6 +51,9 @@ def run(*operators: Runnable) -> None:
     """
     if not operators:
         raise UsageError("there is nothing to run: give one operator or more")
+    for operator in operators:
+        if not (hasattr(operator, "__next__") and hasattr(operator, "stop")):
+            raise UsageError(f"run() takes operators, each an argument of its own, not {type(operator).__name__}")
     if len({id(operator) for operator in operators}) < len(operators):
         raise UsageError("an operator is given twice: each runs in one thread")
     group = _Group(operators)
@@ -80,9 +83,9 @@ class _Group:
         for operator in self._operators:
             # Daemons, so that a stream which blocks for ever does not hold up the exit.
             name = f"edgeserve-{operator.name}"
-            self._threads.append(threading.Thread(target=self._steps, args=(operator,), name=name, daemon=True))
-        for thread in self._threads:
+            thread = threading.Thread(target=self._steps, args=(operator,), name=name, daemon=True)
             thread.start()
+            self._threads.append(thread)
 
     def wait(self) -> None:
         """Wait until all have ended, one has failed, or they are told to stop."""

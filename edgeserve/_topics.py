@@ -22,11 +22,11 @@ def topic_list(topic: str | Sequence[str]) -> Sequence[str]:
 
 
 def one_topic(topic: object) -> str:
-    """The name of one topic.
+    """The name of one topic, without what Pulsar takes for granted: `persistent://public/default/`.
 
     Raises:
         UsageError: It is no str, or empty.
     """
     if not isinstance(topic, str) or not topic:
         raise UsageError(f"{topic!r} is no topic's name: expected a str of one character or more")
-    return topic
+    return topic.removeprefix("persistent://public/default/") or topic

@@ -124,6 +124,9 @@ class Compute(Consuming[bytes]):
     def _knows(self, source: str) -> bool:
         return source in self._sources
 
+    def _expected(self) -> str:
+        return f"the task takes {', '.join(sorted(self._sources))} (inputs= gives its parameters other sources)"
+
     def _decide(self, arrival: Example | None, now: Now) -> Decision:
         return self._join.decide(arrival, now)
 

@@ -37,13 +37,14 @@ class PayloadTooLarge(UsageError):
 
     Attributes:
         size_bytes: How large the message would be, its ids and header included.
-        limit_bytes: What the broker takes.
+        limit_bytes: What the broker takes; None where the broker's own limit is smaller and it does not tell it.
     """
 
-    def __init__(self, size_bytes: int, limit_bytes: int, topic: str) -> None:
+    def __init__(self, size_bytes: int, limit_bytes: int | None, topic: str) -> None:
+        limit = f"limit of {limit_bytes:,}" if limit_bytes is not None else "own limit (its maxMessageSize)"
         super().__init__(
-            f"a message of {size_bytes:,} bytes for topic {topic!r} is over the broker's limit of "
-            f"{limit_bytes:,}: send a smaller payload, or keep it where it was made and send its URL "
+            f"a message of {size_bytes:,} bytes for topic {topic!r} is over the broker's "
+            f"{limit}: send a smaller payload, or keep it where it was made and send its URL "
             "(lazy data routing)"
         )
         self.size_bytes = size_bytes

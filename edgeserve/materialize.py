@@ -13,6 +13,7 @@ from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
+from edgeserve._task import check_callables
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
@@ -70,6 +71,7 @@ class Materialize(Consuming[T]):
             raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
         if not isinstance(sink_id, str) or not sink_id or "\0" in sink_id:
             raise UsageError(f"sink_id is {sink_id!r}: expected a name of one character or more, without NUL")
+        check_callables(gate=gate)
         self._materialize = materialize
         super().__init__(
             sink_id,

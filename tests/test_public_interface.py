@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from inspect import Parameter, signature
@@ -117,7 +118,7 @@ def test_a_parameter_means_the_same_in_every_operator(name: str) -> None:
 def test_a_docstring_tells_of_every_argument(operator: type) -> None:
     described = inspect.getdoc(operator) or ""
     for name in signature(operator).parameters:
-        assert name in described, name
+        assert re.search(rf"\b{re.escape(name)}\b", described), name
 
 
 def test_all_is_what_is_public() -> None:
@@ -156,10 +157,10 @@ def test_the_tree_of_errors_at_the_top_of_the_module_is_the_real_one() -> None:
     assert drawn == real
 
 
-LAZY = ["numpy", "pandas", "pulsar", "cv2", "sklearn", "rich", "typer", "sqlite3", "asyncio.events"]
+LAZY = ["numpy", "pandas", "pulsar", "cv2", "sklearn", "rich", "typer", "sqlite3"]
 
 
 def test_importing_edgeserve_loads_nothing_that_is_optional() -> None:
-    code = f"import sys, edgeserve; print([name for name in {LAZY[:-1]!r} if name in sys.modules])"
+    code = f"import sys, edgeserve; print([name for name in {LAZY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from edgeserve._broker import base
 from edgeserve._core.clock import pause_ms, steady_ms
-from edgeserve.errors import BrokerError, BrokerUnreachable
+from edgeserve.errors import BrokerError
 
 _log = logging.getLogger("edgeserve.broker.pulsar")
 
@@ -290,8 +290,8 @@ class StandbyConsumer(Consumer):
             taken: Held | None = None
             try:
                 taken = self._take()
-            except BrokerUnreachable as error:
-                _log.warning("%s", error)
+            except BrokerError as error:  # a broker that starts again answers with all sorts of refusals
+                _log.warning("subscription %s waits: %s", self._subscription, error)
             except BaseException as error:  # noqa: BLE001 - receive() raises it
                 with self._changed:
                     self._error = error

@@ -87,7 +87,7 @@ class Producer:
     def _refusal(self, name: str, size_bytes: int) -> EdgeServeError:
         if name == pulsar_errors.TOO_BIG:
             # This broker's limit is below ours, and its client tells nobody what it is.
-            return PayloadTooLarge(size_bytes, size_bytes - 1, self._topic)
+            return PayloadTooLarge(size_bytes, None, self._topic)
         return pulsar_errors.delivery_error(self._topic, name, str(self._connection.address))
 
     def close(self, timeout_ms: int) -> None:

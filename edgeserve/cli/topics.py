@@ -10,6 +10,7 @@ import typer
 
 from edgeserve._broker.base import TopicInfo
 from edgeserve._broker.connections import ConnectionLease
+from edgeserve.address import LocalAddress
 from edgeserve.cli.console import data_console
 from edgeserve.cli.options import PulsarOption, WebOption, broker_address
 from edgeserve.errors import UsageError
@@ -28,7 +29,14 @@ def topics_command(
     ] = None,
 ) -> None:
     """Show topics, who subscribes to them, and what those have still to read."""
-    lease = ConnectionLease(broker_address(pulsar, web))
+    address = broker_address(pulsar, web)
+    # Looking makes no folder, and a name that was mistyped is no empty broker.
+    if isinstance(address, LocalAddress) and address.folder is not None and not address.folder.is_dir():
+        if pulsar is not None or delete is not None:
+            raise UsageError(f"there is no local broker at {address}: nothing has been sent there")
+        typer.echo(f"no topics at {address}", err=True)
+        return
+    lease = ConnectionLease(address)
     try:
         topics = lease.connection.topics()
         if delete is not None:

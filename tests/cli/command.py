@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from edgeserve.address import LocalAddress, PulsarAddress
 
 # Warnings are errors there too.
-_COMMAND = (sys.executable, "-W", "error", "-m", "edgeserve.cli")
+_COMMAND = (sys.executable, "-W", "error", "-m", "edgeserve")
 
 
 def edgeserve(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

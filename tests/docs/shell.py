@@ -55,7 +55,7 @@ def _command(words: list[str]) -> Command:
 def check_edgeserve(words: list[str]) -> None:
     """The real command line knows the command and its options."""
     done = subprocess.run(
-        [sys.executable, "-m", "edgeserve.cli", *words[1:], "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "edgeserve", *words[1:], "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -92,7 +92,7 @@ class Page:
             shell.check_edgeserve(words)
             if words[1] == "topics" and "--pulsar" not in words:
                 done = subprocess.run(
-                    [sys.executable, "-m", "edgeserve.cli", *words[1:]], capture_output=True, text=True, check=False
+                    [sys.executable, "-m", "edgeserve", *words[1:]], capture_output=True, text=True, check=False
                 )
                 assert done.returncode == 0, done.stderr
                 self._printed = {"Output": done.stdout}

@@ -185,7 +185,7 @@ def test_a_gate_that_returns_no_bytes_is_named(broker: str, wire: Wire, result: 
 def test_a_task_without_a_gate_that_returns_no_bytes_is_told_to_have_one(broker: str, wire: Wire) -> None:
     with Compute(lambda only: 7, broker, topic_in=wire.src, topic_out=wire.dst) as compute:
         wire.send("only", b"x")
-        with pytest.raises(UsageError, match="gate_out= has to make bytes of int 7"):
+        with pytest.raises(UsageError, match="without gate_out= there is int 7"):
             next(compute)
 
 

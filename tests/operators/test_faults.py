@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -44,6 +43,7 @@ if point == "before the acknowledgement":
         release(examples)
     operator._release = dying_release
 for _ in operator:
+    print("served", flush=True)
     die_at("after the step")
 """
 
@@ -110,13 +110,15 @@ def test_every_example_reaches_the_sink_and_only_what_was_inside_may_come_twice(
 
 def test_two_replicas_share_the_examples_and_the_death_of_one_loses_none(broker: str, wire: Wire) -> None:
     command = [sys.executable, "-c", DYING, broker, wire.src, wire.dst, "compute", "in the task", "5"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as replica:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
         for number in range(200):
             wire.send("only", b"%d" % number, number)
+        assert replica.stdout is not None
+        assert replica.stdout.readline() == "served\n"
         with Compute(same, broker, topic_in=wire.src, topic_out=wire.dst, idle_timeout_ms=2000) as survivor:
             for _ in survivor:
                 pass
-        if replica.poll() is None:
-            os.kill(replica.pid, signal.SIGKILL)
+        assert replica.wait(20) == -signal.SIGKILL
+    assert survivor.stats.fates[Fate.USED] >= 190
     sent = Counter(payload for _, _, payload, _ in wire.everything_sent_on())
     assert set(sent) == {b"%d" % number for number in range(200)}

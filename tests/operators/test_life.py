@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 import edgeserve
-from edgeserve import Compute, DataSource, Materialize, UsageError
+from edgeserve import Compute, DataSource, Fate, Materialize, UsageError
 from edgeserve._broker import connections
 from edgeserve.testing import ManualClock
 from tests.operators.conftest import Wire
@@ -38,11 +38,20 @@ def test_a_consumer_stops_when_nothing_has_come_for_the_idle_timeout(broker: str
 
 def test_the_idle_timeout_is_measured_by_the_clock_that_was_given(broker: str, wire: Wire) -> None:
     clock = ManualClock()
+    has_ended = threading.Event()
+
+    def turn() -> None:
+        while not has_ended.wait(0.02):
+            clock.advance(10**9)
+
     with Materialize(keep, broker, topic=wire.src, idle_timeout_ms=10**9, clock=clock) as sink:
-        turning = threading.Timer(0.05, clock.advance, [10**9])
+        turning = threading.Thread(target=turn)
         turning.start()
-        assert list(sink) == []
-        turning.join()
+        try:
+            assert list(sink) == []
+        finally:
+            has_ended.set()
+            turning.join()
 
 
 def test_a_moment_that_is_due_is_served_before_the_idle_timeout_ends_the_iteration(broker: str, wire: Wire) -> None:
@@ -88,6 +97,71 @@ def test_a_cancelled_step_is_finished_by_the_next_call_also_without_async(broker
         wire.send("any", b"1")
         wire.send("any", b"2")
         assert [next(sink), next(sink)] == [b"1", b"2"]
+
+
+def test_two_calls_that_are_awaited_at_once_get_an_example_each(broker: str, wire: Wire) -> None:
+    async def read() -> list[bytes | None]:
+        with Materialize(keep, broker, topic=wire.src) as sink:
+            waits = [asyncio.ensure_future(sink.__anext__()) for _ in range(2)]
+            for payload in (b"1", b"2"):
+                await asyncio.to_thread(wire.send, "any", payload)
+            return await asyncio.wait_for(asyncio.gather(*waits), 20)
+
+    assert asyncio.run(read()) == [b"1", b"2"]
+
+
+def test_cancelled_waits_leave_nothing_behind_but_the_one_step(broker: str, wire: Wire) -> None:
+    async def read() -> bytes | None:
+        with Materialize(keep, broker, topic=wire.src) as sink:
+            for _ in range(50):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(sink.__anext__(), 0.002)
+            (step,) = sink._left
+            assert step._waiters == []
+            wire.send("any", b"1")
+            return await asyncio.wait_for(sink.__anext__(), 20)
+
+    assert asyncio.run(read()) == b"1"
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_closing_ends_a_cancelled_step_that_is_inside_a_stream_which_blocks(
+    broker: str, wire: Wire, is_awaited: bool
+) -> None:
+    unblocked, is_inside = threading.Event(), threading.Event()
+
+    def stream() -> Iterator[bytes]:
+        is_inside.set()
+        unblocked.wait()
+        yield b"too late"
+
+    async def leave_a_step(source: DataSource) -> None:
+        wait = asyncio.ensure_future(source.__anext__())
+        await asyncio.to_thread(is_inside.wait, 20)
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    async def awaited(source: DataSource) -> None:
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(source.__anext__(), 20)
+        with pytest.raises(UsageError, match="closed"):
+            await asyncio.wait_for(source.__anext__(), 20)
+
+    source = DataSource(stream(), broker, "s", topic=wire.src)
+    try:
+        asyncio.run(leave_a_step(source))
+        source.close()
+        if is_awaited:
+            asyncio.run(awaited(source))
+        else:
+            with pytest.raises(StopIteration):
+                next(source)
+            with pytest.raises(UsageError, match="closed"):
+                next(source)
+    finally:
+        unblocked.set()
+    assert source.stats.sent == 0
 
 
 def test_many_operators_wait_in_one_event_loop(broker: str, wire: Wire) -> None:
@@ -140,11 +214,27 @@ def test_a_task_may_close_its_own_operator(broker: str, wire: Wire) -> None:
     sink = Materialize(last, broker, topic=wire.src)
     for payload in (b"1", b"2", b"3"):
         wire.send("any", payload)
-    assert [next(sink), next(sink)] == [b"1", b"2"]
+    assert list(sink) == [b"1", b"2"]
     with pytest.raises(UsageError, match="closed"):
         next(sink)
     with Materialize(keep, broker, topic=wire.src) as successor:
         assert next(successor) == b"3"
+
+
+def test_a_run_whose_task_closes_the_operator_ends_as_if_the_stream_had(broker: str, wire: Wire) -> None:
+    seen: list[bytes] = []
+
+    def last(payload: bytes) -> None:
+        seen.append(payload)
+        if payload == b"2":
+            sink.close()
+
+    sink = Materialize(last, broker, topic=wire.src)
+    for payload in (b"1", b"2", b"3"):
+        wire.send("any", payload)
+    sink.run()
+    assert seen == [b"1", b"2"]
+    assert sink.stats.fates == {Fate.USED: 2}
 
 
 def test_a_task_that_steps_its_own_operator_is_told_so(broker: str, wire: Wire) -> None:
@@ -231,8 +321,10 @@ def test_run_refuses_nothing_and_the_same_operator_twice(broker: str, wire: Wire
 
 
 RUNNING = """
-import sys
+import signal, sys
+import edgeserve
 from edgeserve import Materialize, DataSource
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been inherited as ignored
 broker, topic, what = sys.argv[1:]
 if what == "blocked stream":
     import threading
@@ -247,7 +339,10 @@ try:
     if what == "next":
         while True:
             next(operator)
-    operator.run()
+    if what == "two":
+        edgeserve.run(operator, Materialize(print, broker, topic=topic + "-other"))
+    else:
+        operator.run()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
     sys.exit(3)
@@ -260,6 +355,8 @@ print("ended", operator.stats, flush=True)
     [
         ("run", signal.SIGTERM, "ended 1 received, 1 used", 0),
         ("run", signal.SIGINT, "interrupted", 3),
+        ("two", signal.SIGTERM, "ended 1 received, 1 used", 0),
+        ("two", signal.SIGINT, "interrupted", 3),
         ("next", signal.SIGINT, "interrupted", 3),
         ("blocked stream", signal.SIGTERM, "ended 1 received, 1 used", 0),
         ("blocked stream", signal.SIGINT, "interrupted", 3),
@@ -279,6 +376,35 @@ def test_signals_end_a_process_that_waits(
     assert said in out, err
     assert process.returncode == code
     assert err == ""
+
+
+TOLD_TWICE = """
+import sys, threading
+from edgeserve import Materialize
+broker, topic = sys.argv[1:]
+def slow(payload):
+    print("in the task", flush=True)
+    while not operator._is_stopping:
+        threading.Event().wait(0.01)
+    print("closing", flush=True)
+    sys.stdin.readline()
+operator = Materialize(slow, broker, topic=topic)
+operator.run()
+print("ended", operator.stats, flush=True)
+"""
+
+
+def test_a_second_sigterm_does_not_cut_the_closing_short(broker: str, wire: Wire) -> None:
+    wire.send("any", b"1")
+    command = [sys.executable, "-c", TOLD_TWICE, broker, wire.src]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        for said in ("in the task\n", "closing\n"):
+            assert process.stdout.readline() == said
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate("go on\n", timeout=20)
+    assert (out, err, process.returncode) == ("ended 1 received, 1 used, 0 held, 0 sent (0 unconfirmed)\n", "", 0)
 
 
 EXITING = """
@@ -317,8 +443,9 @@ def test_a_broker_in_memory_outlives_the_operators_that_the_exit_closes() -> Non
 
 FORKING = """
 import os, sys
-from edgeserve import DataSource, Materialize, UsageError
+from edgeserve import Compute, DataSource, Materialize, UsageError
 broker, topic = sys.argv[1:]
+compute = Compute(lambda only: only, broker, topic_in=topic + "-in", topic_out=topic + "-out")
 source = DataSource([b"parent", b"parent"], broker, "s", topic=topic)
 next(source)
 child = os.fork()
@@ -330,11 +457,18 @@ if child == 0:
     source.close()
     with DataSource([b"child"], broker, "s", topic=topic) as own:
         next(own)
+    with Compute(lambda only: only + only, broker, topic_in=topic + "-in", topic_out=topic + "-out"):
+        pass
     print("child done", flush=True)
     sys.exit(0)
 assert os.waitpid(child, 0)[1] == 0
 next(source)
 source.close()
+try:
+    Compute(lambda only: only + only, broker, topic_in=topic + "-in", topic_out=topic + "-out")
+except UsageError as error:
+    assert "different names" in str(error), error
+compute.close()
 print("parent done", flush=True)
 """
 

@@ -94,8 +94,10 @@ class LocalConnection:
 
     def close(self) -> None:
         """Close every producer and consumer that is still open, then the connection."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
-            if self._is_closed or os.getpid() != self._pid:
+            if self._is_closed:
                 return
             self._is_closed = True
         with contextlib.ExitStack() as closing:

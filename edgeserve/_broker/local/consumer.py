@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import sqlite3
@@ -203,10 +202,10 @@ class LocalConsumer:
 
     def _fetch(self, turn: Turn, sources: Mapping[int, Topic]) -> Sequence[Delivery]:
         found: list[Delivery] = []
-        size = 0
+        size, after_id = 0, self._after_id
         for topic_id, batch in _in_batches(turn.mine):
             if size >= _MOST_BYTES:
-                return found
+                break
             stored = sources[topic_id].messages([assigned.seq for assigned in batch])
             for assigned in batch:
                 message = stored.get(assigned.seq)
@@ -215,8 +214,11 @@ class LocalConsumer:
                     continue
                 found.append(self._delivery(assigned, message))
                 size += len(message.payload)
-            self._after_id = batch[-1].id
-        self._after_id = turn.seen_id
+            after_id = batch[-1].id
+        else:
+            after_id = turn.seen_id
+        # Only now: what an error keeps from being returned is asked for again.
+        self._after_id = after_id
         return found
 
     def _delivery(self, assigned: Assigned, message: Stored) -> Delivery:
@@ -278,7 +280,7 @@ class LocalConsumer:
         # In a session of its own: a slice can take tens of ms, which nobody who receives should wait for.
         for topic in self._topics.values():
             has_more = True
-            while has_more:
+            while has_more and not self._is_closed:  # whoever comes next trims the rest
                 with self._trimming:
                     has_more = self._folder.trim(
                         self._trimming, self._folder.topic(self._trimming, topic.name), self._subscription
@@ -311,8 +313,6 @@ class LocalConsumer:
             try:
                 while not self._has_left(last_try=steady_ms() >= give_up_ms):
                     pause_ms(_RETRY_MS)
-                with contextlib.suppress(sqlite3.Error):  # it is left, and others trim too
-                    self._trim()
             finally:
                 self._session.close()
                 self._trimming.close()

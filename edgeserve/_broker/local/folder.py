@@ -131,7 +131,8 @@ class Folder:
         for subscription, file in subscriptions.items():
             _refuse_if_used(name, subscription, file.consumers(name, self.is_alive))
         for subscription, file in subscriptions.items():
-            _refuse_if_used(name, subscription, file.forget(name, self.is_alive))
+            leave = partial(topic.unsubscribe, subscription)
+            _refuse_if_used(name, subscription, file.forget(name, self.is_alive, leave))
         topic.remove()
 
     def delete_subscription(self, session: Session, name: str, subscription: str) -> None:
@@ -143,9 +144,9 @@ class Folder:
         topic = self.existing(session, name)
         if subscription not in topic.subscriptions():
             raise UsageError(f"topic {name!r} has no subscription {subscription!r} at {self.address}")
-        users = self.subscription(session, subscription).forget(name, self.is_alive)
+        leave = partial(topic.unsubscribe, subscription)
+        users = self.subscription(session, subscription).forget(name, self.is_alive, leave)
         _refuse_if_used(name, subscription, users)
-        topic.unsubscribe(subscription)
         self.trim_for_all(session, topic)
 
     # What can go wrong.

@@ -12,7 +12,11 @@ import sys
 import uuid
 from pathlib import Path
 
-from edgeserve._core.clock import pause_ms
+from edgeserve._core.clock import pause_ms, steady_ms
+
+# A turn takes ms; who does not get one for this long waits for a process that was stopped in the middle of its own.
+_GIVE_UP_MS = 30_000
+_RETRY_MS = 0.2
 
 if sys.platform == "win32":
     import msvcrt
@@ -23,10 +27,6 @@ if sys.platform == "win32":
         except OSError:
             return False
         return True
-
-    def _lock(fd: int) -> None:
-        while not _try_lock(fd):
-            pause_ms(0.1)
 
     def _unlock(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
@@ -42,9 +42,6 @@ else:
             return False
         return True
 
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -57,11 +54,23 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Wait for the lock, and take it."""
-        _lock(self._open())
-        while self._fd is not None and os.fstat(self._fd).st_nlink == 0:
-            self.close()  # the file was removed meanwhile, so that this lock keeps nobody out
-            _lock(self._open())
+        """Wait for the lock, and take it.
+
+        Raises:
+            TimeoutError: Another process has held it for `_GIVE_UP_MS`.
+        """
+        give_up_ms = steady_ms() + _GIVE_UP_MS
+        while True:
+            if not self.try_acquire():
+                if steady_ms() >= give_up_ms:
+                    raise TimeoutError(
+                        f"another process has held {self.path} for {_GIVE_UP_MS // 1000} s: is it stopped?"
+                    )
+                pause_ms(_RETRY_MS)
+            elif os.fstat(self._open()).st_nlink == 0:
+                self.close()  # the file was removed meanwhile, so that this lock keeps nobody out
+            else:
+                return
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it."""
@@ -111,6 +120,10 @@ def is_held(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove the lock files that dead processes left in `folder`."""
     for path in folder.glob("*.lock"):
-        if not is_held(path):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        lock = FileLock(path)
+        try:
+            # Held while it is removed: a process that has just made it would otherwise lose it, and pass for dead.
+            if lock.try_acquire():
+                lock.remove()
+        finally:
+            lock.close()

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def _base() -> Path:
 def _sweep(base: Path) -> None:
     """Remove what processes left that had no time to."""
     for left in base.glob(_PREFIX + "*"):
-        signs = list((left / _ALIVE).glob("*.lock"))
-        if signs and not any(is_held(sign) for sign in signs):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # another user's
+            signs = list((left / _ALIVE).glob("*.lock"))
+            if signs and not any(is_held(sign) for sign in signs):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(root: Path, pid: int) -> None:

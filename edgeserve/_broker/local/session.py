@@ -47,6 +47,7 @@ class Session:
     def __init__(self, most_files: int | None = None) -> None:
         self._lock = threading.RLock()
         self._most_files = most_files
+        self._depth = 0
         self._open: OrderedDict[Path, Closable] = OrderedDict()
         self.is_inherited = False
         with _registry_lock:
@@ -54,19 +55,24 @@ class Session:
 
     def __enter__(self) -> Session:
         self._lock.acquire()
+        self._depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        try:
+            # Only where nobody uses them: of what is open, what was not used for longest.
+            while self._depth == 1 and self._most_files is not None and len(self._open) > self._most_files:
+                self._open.popitem(last=False)[1].close()
+        finally:
+            self._depth -= 1
+            self._lock.release()
 
     def use(self, path: Path, opener: Callable[[], C]) -> C:
-        """What is open at `path`, else what `opener` opens; what was not used for longest may be closed for it."""
+        """What is open at `path`, else what `opener` opens; it stays open at least until the session is left."""
         if self.is_inherited:
             raise ForkedSession(FORKED)
         found = self._open.get(path)
         if found is None:
-            while self._most_files is not None and len(self._open) >= self._most_files:
-                self._open.popitem(last=False)[1].close()
             found = self._open[path] = opener()
         else:
             self._open.move_to_end(path)

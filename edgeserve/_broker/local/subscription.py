@@ -35,6 +35,10 @@ _SCHEMA = Schema(
 )
 
 
+# What one of several replicas takes at once, so that the others get their part of a backlog.
+_MOST_AT_ONCE = 20
+
+
 class Evicted(Exception):
     """The others took this consumer for dead."""
 
@@ -176,6 +180,8 @@ class Subscription:
             members = _members(sql)
             if me not in members:
                 raise Evicted
+            if members[me].share is Share.MESSAGE and len(members) > 1:
+                limit = min(limit, _MOST_AT_ONCE)
             handed_all = True
             mine = _assigned(sql, me, after_id, limit)
             if not mine and members[me].is_active_among(members.values()):
@@ -215,8 +221,11 @@ class Subscription:
         members = self.members().values() if ids else ()
         return sum(ids[0][0] in member.topics and is_alive(member.lifeline) for member in members)
 
-    def forget(self, topic: str, is_alive: Callable[[str], bool]) -> int:
-        """Remove a topic, and the file with the last one, unless consumers that live have it: how many do."""
+    def forget(self, topic: str, is_alive: Callable[[str], bool], unsubscribe: Callable[[], None]) -> int:
+        """Remove a topic, and the file with the last one, unless consumers that live have it: how many do.
+
+        `unsubscribe` is called in the same turn, so that whoever joins comes before all of it or after all of it.
+        """
         with self._database.write() as sql:
             users = self.consumers(topic, is_alive)
             if users:
@@ -224,6 +233,7 @@ class Subscription:
             sql.execute("DELETE FROM deliveries WHERE topic = (SELECT id FROM topics WHERE name = ?)", (topic,))
             sql.execute("DELETE FROM topics WHERE name = ?", (topic,))
             is_empty = not sql.execute("SELECT 1 FROM topics").fetchall()
+            unsubscribe()
         if is_empty:
             self._database.remove_unless_shared()
         return 0
