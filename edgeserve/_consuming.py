@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger("edgeserve.operator")
 
-# How many messages are fetched ahead of the task.
-_QUEUE_SIZE = 1000
+# How many messages are fetched ahead of the task: at 5 MB each, a GB.
+_QUEUE_SIZE = 200
 _MOST_UNKNOWN = 100
 
 

@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import platformdirs
 
@@ -223,7 +224,9 @@ def fetch() -> Path:
         )
         (archive,) = Path(fresh).glob("*.tar.gz")
         with tarfile.open(archive) as packed:
-            packed.extractall(fresh)
+            # A Python that knows filters wants to be told one, and an older one knows none.
+            filters: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+            packed.extractall(fresh, **filters)
         with contextlib.suppress(OSError):  # somebody else was faster
             (Path(fresh) / home.name).rename(home)
     return home

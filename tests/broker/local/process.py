@@ -81,6 +81,15 @@ def take(folder: str, journal: Journal, name: str, share: str, topics: Sequence[
         held = arrived
 
 
+def keep(folder: str, journal: Journal, name: str, share: str, topics: Sequence[str]) -> None:
+    """Receive, and acknowledge nothing."""
+    consumer = local.connect(LocalAddress(folder)).consumer(topics, "shared", Share(share), 200)
+    while True:
+        arrived = consumer.receive(500)
+        if arrived:
+            journal.note("got", name, *map(fact, arrived))
+
+
 def fact(delivery: Delivery) -> str:
     """What the journal says of a message."""
     return f"{delivery.payload.split()[0].decode()}/{delivery.key or ''}"
@@ -91,4 +100,4 @@ if __name__ == "__main__":
     if what == "send":
         send(folder, Journal(path), name, rest[0])
     else:
-        take(folder, Journal(path), name, rest[0], rest[1:])
+        {"take": take, "keep": keep}[what](folder, Journal(path), name, rest[0], rest[1:])

@@ -78,6 +78,7 @@ def check_files(folder: Path) -> None:
         file.close()
 
 
+@pytest.mark.timeout(180)
 def test_what_is_confirmed_survives_kills_in_the_middle_of_commits(
     open_broker: Open, folder: Path, journal: Journal, crowd: Crowd
 ) -> None:
@@ -110,6 +111,7 @@ def test_what_is_confirmed_survives_kills_in_the_middle_of_commits(
     assert all(each == sorted(each) for each in numbers.values())
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("share", list(Share), ids=lambda share: share.value)
 def test_nothing_is_lost_while_consumers_are_killed_and_join(
     share: Share, open_broker: Open, folder: Path, journal: Journal, crowd: Crowd

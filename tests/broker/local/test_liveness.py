@@ -16,7 +16,7 @@ def test_a_standby_knows_that_it_is_active_before_it_receives(open_broker: Open,
     connection = open_broker()
     send(connection.producer("src"), numbered(10))
     journal = Journal(tmp_path / "journal")
-    holder = start("take", folder, journal.path, "holder", Share.STANDBY.value, "src")
+    holder = start("keep", folder, journal.path, "holder", Share.STANDBY.value, "src")
     until(lambda: any(event[0] == "got" for event in journal.events()), "the holder has all")
     standby = connection.consumer(["src"], "shared", Share.STANDBY, 100)
     assert not standby.is_active
