@@ -112,6 +112,7 @@ class Consuming(Operator[T]):
         self._wake_steady_ms: float | None = None
         self._stands_by = False
         self._unknown: set[str] = set()
+        self._tenure: int | None = None
         self._outbox: Outbox | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
             self._lease = ConnectionLease(inputs.pulsar_node)
@@ -141,6 +142,9 @@ class Consuming(Operator[T]):
     def _finish(self, job: Job, result: Any) -> Outcome:
         """The second half: what to send, and what `next()` returns."""
 
+    def _forget(self) -> None:
+        """Forget the examples that are held for later steps."""
+
     def _knows(self, source: str) -> bool:
         """Whether examples of this source are wanted at all."""
         return True
@@ -165,6 +169,8 @@ class Consuming(Operator[T]):
         has_arrived = self._wait()
         if has_arrived is None:
             return End.OF_STREAM
+        if has_arrived and self._inbox.tenure != self._tenure:
+            self._begin_tenure()
         now = self._clock.now()
         arrival = self._admit(self._inbox.take(), now) if has_arrived else None
         if has_arrived and arrival is None:
@@ -194,6 +200,14 @@ class Consuming(Operator[T]):
             if self._outbox is not None:
                 self._outbox.raise_failure()
         return None
+
+    def _begin_tenure(self) -> None:
+        """Start with nothing, if others had the subscription meanwhile."""
+        if self._tenure is not None:
+            _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
+            self._ledger.forget()
+            self._forget()
+        self._tenure = self._inbox.tenure
 
     def _note_unknown(self, source: str) -> None:
         """Say once for each name that it is not expected; a stranger's names are not collected without bound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from edgeserve._broker.base import Share
@@ -103,7 +104,8 @@ class Compute(Consuming[bytes]):
             min_interval_ms=min_interval_ms,
             drop_if_older_than_ms=drop_if_older_than_ms,
         )
-        self._join = _make_join(join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)
+        self._make_join = partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)
+        self._join = self._make_join()
         self._task = task
         self._sources = frozenset(sources.values())
         if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - self._sources):
@@ -123,6 +125,9 @@ class Compute(Consuming[bytes]):
 
     def _knows(self, source: str) -> bool:
         return source in self._sources
+
+    def _forget(self) -> None:
+        self._join = self._make_join()
 
     def _expected(self) -> str:
         return f"the task takes {', '.join(sorted(self._sources))} (inputs= gives its parameters other sources)"

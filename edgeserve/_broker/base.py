@@ -118,6 +118,13 @@ class Consumer(Protocol):
     def is_active(self) -> bool:
         """False while it stands by (`Share.STANDBY`) and another consumer has the subscription."""
 
+    @property
+    def tenure(self) -> int:
+        """Grows when it has lost the subscription to others and got it back (`Share.STANDBY`).
+
+        What it had received before and not acknowledged has gone to them, or comes again.
+        """
+
     def receive(self, timeout_ms: int) -> Sequence[Delivery]:
         """What has arrived, at least one message, in order; nothing if none came within `timeout_ms`.
 

@@ -37,6 +37,11 @@ class Inbox:
         """False while another consumer has the subscription and this one stands by."""
         return self._consumer.is_active
 
+    @property
+    def tenure(self) -> int:
+        """Grows when others had the subscription meanwhile."""
+        return self._consumer.tenure
+
     def fill(self, timeout_ms: int) -> bool:
         """Wait until something is here, at most `timeout_ms`. Whether there is something to take."""
         if not self._buffer:

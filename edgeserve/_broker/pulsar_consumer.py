@@ -174,6 +174,11 @@ class Consumer:
         """Whether messages come here."""
         raise NotImplementedError
 
+    @property
+    def tenure(self) -> int:
+        """See `base.Consumer`."""
+        return 0
+
     def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
         """See `base.Consumer`."""
         deadline_ms = steady_ms() + timeout_ms
@@ -241,6 +246,7 @@ class StandbyConsumer(Consumer):
         self._held = first
         self._error: BaseException | None = None
         self._lost_ms: float | None = None
+        self._tenure = 0
         self._taker: threading.Thread | None = None
         if first is None:
             self._stand_by(None)
@@ -249,6 +255,11 @@ class StandbyConsumer(Consumer):
     def is_active(self) -> bool:
         held = self._held
         return held is not None and held.is_connected
+
+    @property
+    def tenure(self) -> int:
+        """How often it has got the subscription after it had to stand by."""
+        return self._tenure
 
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
         held = self._held
@@ -300,6 +311,7 @@ class StandbyConsumer(Consumer):
             with self._changed:
                 if taken is not None and not self._is_closed:
                     self._held = taken
+                    self._tenure += 1
                     self._changed.notify_all()
                     return
                 self._changed.wait_for(lambda: self._is_closed, _RETRY_MS / 1000)

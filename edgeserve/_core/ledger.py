@@ -108,11 +108,25 @@ class Ledger:
                     raise RuntimeError(f"{example} is released more often than it was held")
                 example.holds -= 1
                 if example.holds == 0:
-                    del self._open[example.id]
+                    if self._open.get(example.id) is example:
+                        del self._open[example.id]
                     _close(example.parcel, done)
                     for twin in example.twins or ():
                         _close(twin, done)
         return done
+
+    def forget(self) -> None:
+        """Hold nothing any more: others had the subscription meanwhile, and what was held went to them or comes again.
+
+        What had no fate yet is superseded, by its own copy.
+        """
+        with self._lock:
+            for example in self._open.values():
+                if example.fate is None:
+                    example.fate = Fate.SUPERSEDED
+                    self._fates[Fate.SUPERSEDED] += 1
+                    self._held -= 1
+            self._open.clear()
 
     def stats(self, *, sent: int, unconfirmed: int) -> Stats:
         """The counts of this moment."""

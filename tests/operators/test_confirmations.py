@@ -29,6 +29,7 @@ class ManualBroker:
         self.acknowledged: list[str] = []
         self.unconfirmed: list[tuple[Message, Confirmed]] = []
         self.is_active = True
+        self.tenure = 0
 
     def arrive(
         self, name: str, source: str, payload: bytes = b"x", at_ms: int = 0, *, data: bytes | None = None
@@ -173,6 +174,21 @@ def test_what_a_join_may_use_again_is_acknowledged_only_when_it_is_superseded_an
         assert manual.acknowledged == ["l1", "r1"]
         manual.confirm()
         assert manual.acknowledged == ["l1", "r1"], "the newest of each source may be used again"
+
+
+def test_a_join_that_lost_its_subscription_and_got_it_back_starts_with_nothing(manual: ManualBroker) -> None:
+    with Compute(both, memory_broker(), no_overlap=True) as compute:
+        manual.arrive("l1", "left", b"l", at_ms=1)
+        assert next(compute) is None
+        manual.tenure = 1  # somebody else may have served l1 by now
+        manual.arrive("r2", "right", b"r", at_ms=3)
+        assert next(compute) is None
+        manual.arrive("l1", "left", b"l", at_ms=1)  # nobody has: it comes again, and is no duplicate
+        assert next(compute) == b"lr"
+        manual.confirm()
+        assert sorted(manual.acknowledged) == ["l1", "r2"]
+        assert compute.stats.fates == {Fate.SUPERSEDED: 1, Fate.USED: 2}
+        assert compute.stats.held == 0
 
 
 def test_closing_says_what_was_not_confirmed(manual: ManualBroker) -> None:

@@ -118,6 +118,11 @@ class LocalConsumer:
             living = [each for each in members.values() if each.id == self._id or self._folder.is_alive(each.lifeline)]
             return self._id in members and members[self._id].is_active_among(living)
 
+    @property
+    def tenure(self) -> int:
+        """Always the first: who loses a subscription here is told so, and does not get it back."""
+        return 0
+
     def receive(self, timeout_ms: int) -> Sequence[Delivery]:
         """What is there, or comes within `timeout_ms`.
 
