@@ -226,7 +226,7 @@ class Consuming(Operator[T]):
     def _admit(self, arrival: Example | Malformed, now: Now) -> Example | None:
         """Take one arrival in; None if that settles it."""
         if isinstance(arrival, Malformed):
-            self._ledger.reject(Fate.MALFORMED)
+            self._ledger.count(Fate.MALFORMED)
             self._inbox.acknowledge([arrival.parcel])
             return None
         arrival.arrived_steady_ms = now.steady_ms

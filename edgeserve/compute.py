@@ -9,7 +9,7 @@ from typing import Any, Literal
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming, Inputs, Outputs, Values
 from edgeserve._core.clock import Clock, Now
-from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin
+from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
 from edgeserve._core.ledger import derive_id
 from edgeserve._core.step import Decision, Example, Job, Outcome, Output
 from edgeserve._interrupts import interruptibly
@@ -149,7 +149,7 @@ class Compute(Consuming[bytes]):
 
 def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:
     if kind == "latest":
-        return LatestJoin(policy)
+        return NoJoin(policy) if len(policy.parameters) == 1 else LatestJoin(policy)
     if kind != "nearest":
         raise UsageError(f"join is {kind!r}: expected 'latest' or 'nearest'")
     if len(policy.parameters) == 1:

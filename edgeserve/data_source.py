@@ -13,7 +13,7 @@ from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import Clock
 from edgeserve._core.ledger import Ledger, Stats
-from edgeserve._core.step import Example, Fate, Output
+from edgeserve._core.step import Fate, Output
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import refuse_log
 from edgeserve._operator import End, Life, Operator
@@ -112,28 +112,22 @@ class DataSource(Operator[bytes]):
                 self._is_in_stream = False
         if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
-        taken = Example(uuid.uuid4().bytes, self._name, item, self._clock.now().wall_ms)
-        self._ledger.receive(taken)
+        capture_ms = self._clock.now().wall_ms
         fate = Fate.FAILED  # unless the end is reached: an item can't be taken from its stream again
         try:
-            payload = self._send(taken)
+            payload = self._send(item, capture_ms)
             fate = Fate.GATED if payload is None else Fate.USED
         finally:
-            self._ledger.settle([(taken, fate)])
-            self._ledger.release([taken])
+            self._ledger.count(fate)
         return payload
 
-    def _send(self, taken: Example) -> bytes | None:
-        item = taken.value
-        if item is None:
-            return None
-        payload = gated_out(self._gate, item, "gate")
+    def _send(self, item: Any, capture_ms: int) -> bytes | None:
+        payload = gated_out(self._gate, item, "gate") if item is not None else None
         if payload is None:
             return None
-        capture_ms = (
-            taken.capture_ms if self._event_time is None else _checked_ms(interruptibly(self._event_time, item))
-        )
-        self._outbox.send(Output(taken.id, payload, capture_ms), _nothing)
+        if self._event_time is not None:
+            capture_ms = _checked_ms(interruptibly(self._event_time, item))
+        self._outbox.send(Output(uuid.uuid4().bytes, payload, capture_ms), _nothing)
         return payload
 
 

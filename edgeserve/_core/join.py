@@ -2,8 +2,8 @@
 
 A join takes the examples of several sources one at a time, in the order in which they arrive, and decides by their
 capture times. There are two: `LatestJoin` combines the newest values there are, `NearestJoin` finds for each
-example of one source its nearest neighbours in the others. Both are pure: time comes in with each step, and what
-they hold is all that they know.
+example of one source its nearest neighbours in the others; `NoJoin` is for a single source. All are pure: time comes
+in with each step, and what they hold is all that they know.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _capture_ms = attrgetter("capture_ms")
 
 @dataclass(frozen=True)
 class JoinPolicy:
-    """What both joins are told.
+    """What all of them are told.
 
     Attributes:
         parameters: The task's parameters in order, each with the name of the source that it takes.
@@ -61,19 +61,63 @@ class Join(Protocol):
         """Take one example, or a moment that was waited for (`arrival` is None)."""
 
 
+class NoJoin:
+    """One source: nothing is joined, and all of it is served, in the order in which it arrives.
+
+    Also what comes late, as after the death of a replica. Only what arrives during the interval between two starts
+    competes: the newest is served when the interval ends.
+    """
+
+    def __init__(self, policy: JoinPolicy) -> None:
+        self._policy = policy
+        self._pace = Pace(policy.min_interval_ms)
+        (self._parameter,) = policy.parameters
+        self._next: Example | None = None
+
+    def decide(self, arrival: Example | None, now: Now) -> Decision:
+        """Take one example, or a moment that was waited for."""
+        decision = Decision()
+        if arrival is not None:
+            self._offer(arrival, now, decision)
+        chosen = self._next
+        if chosen is None:
+            return decision
+        if not self._pace.is_due(now):
+            decision.wake_steady_ms = self._pace.next_start_steady_ms
+            return decision
+        self._next = None
+        if self._policy.is_too_old(chosen, now):
+            decision.let_go(chosen, Fate.TOO_OLD)
+            return decision
+        self._pace.started(now)
+        chosen.is_used = True
+        decision.job = Job({self._parameter: chosen})
+        decision.released.append(chosen)
+        return decision
+
+    def _offer(self, example: Example, now: Now, decision: Decision) -> None:
+        waiting = self._next
+        if self._policy.is_too_old(example, now):
+            decision.let_go(example, Fate.TOO_OLD)
+        elif waiting is not None and example.capture_ms < waiting.capture_ms:
+            decision.let_go(example, Fate.OUT_OF_ORDER)
+        else:
+            if waiting is not None:
+                decision.let_go(waiting, Fate.SUPERSEDED)
+            self._next = example
+
+
 class LatestJoin:
     """Runs as soon as any source has something new, on the newest example of each.
 
     An example stays until a newer one of its source takes its place, or until another source is further on than
-    `max_time_diff_ms`, when it can never match again. With `no_overlap`, or one parameter, it goes when it is used.
+    `max_time_diff_ms`, when it can never match again. With `no_overlap` it goes when it is used.
     """
 
     def __init__(self, policy: JoinPolicy) -> None:
         self._policy = policy
         self._pace = Pace(policy.min_interval_ms)
         self._sources = tuple(policy.parameters.values())
-        # With one source nothing is joined, so that all of it is served, also what a replica's death brings back late.
-        self._is_single = len(self._sources) == 1
         self._held: dict[str, Example] = {}
         self._newest_ms: dict[str, int] = {}
 
@@ -96,20 +140,15 @@ class LatestJoin:
             decision.let_go(example, Fate.TOO_OLD)
             return
         source, capture_ms = example.source, example.capture_ms
-        before = self._held.get(source)
-        if self._is_single:
-            newest_ms = before.capture_ms if before is not None else capture_ms
-        else:
-            newest_ms = self._newest_ms.get(source, capture_ms)
-        if capture_ms < newest_ms:
+        if capture_ms < self._newest_ms.get(source, capture_ms):
             decision.let_go(example, Fate.OUT_OF_ORDER)
             return
+        before = self._held.get(source)
         if before is not None:
             decision.let_go(before, Fate.SUPERSEDED)
         self._held[source] = example
-        if not self._is_single:
-            self._newest_ms[source] = capture_ms
-            self._expire(source, decision)
+        self._newest_ms[source] = capture_ms
+        self._expire(source, decision)
 
     def _expire(self, changed: str, decision: Decision) -> None:
         """Give up what can't match again now that the source `changed` has got further on."""
@@ -148,7 +187,7 @@ class LatestJoin:
         job = Job({parameter: self._held[source] for parameter, source in self._policy.parameters.items()})
         for example in job.inputs.values():
             example.is_used = True
-        if self._is_single or self._policy.no_overlap:
+        if self._policy.no_overlap:
             decision.released.extend(self._held.values())
             self._held.clear()
         return job

@@ -73,8 +73,8 @@ class Ledger:
             self._open[example.id] = example
             return True
 
-    def reject(self, fate: Fate) -> None:
-        """Count an input that never became an example."""
+    def count(self, fate: Fate) -> None:
+        """Count an input that is settled as it comes, and never held."""
         with self._lock:
             self._received += 1
             self._fates[fate] += 1

@@ -45,7 +45,7 @@ def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
     one, two = example(b"1"), example(b"2")
     ledger.receive(one)
     ledger.receive(two)
-    ledger.reject(Fate.MALFORMED)
+    ledger.count(Fate.MALFORMED)
     ledger.settle([(one, Fate.USED)])
     stats = ledger.stats(sent=1, unconfirmed=0)
     assert (stats.received, stats.held, stats.fates) == (3, 1, {Fate.USED: 1, Fate.MALFORMED: 1})
