@@ -108,6 +108,7 @@ class Folder:
             topic = session.use(path, partial(Topic, path, None, self._durability))
             if topic.is_made:
                 found.append(self._info(session, topic))
+            session.close_surplus()
         return sorted(found)
 
     def _info(self, session: Session, topic: Topic) -> TopicInfo:

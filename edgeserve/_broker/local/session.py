@@ -60,15 +60,14 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         try:
-            # Only where nobody uses them: of what is open, what was not used for longest.
-            while self._depth == 1 and self._most_files is not None and len(self._open) > self._most_files:
-                self._open.popitem(last=False)[1].close()
+            if self._depth == 1:
+                self.close_surplus()
         finally:
             self._depth -= 1
             self._lock.release()
 
     def use(self, path: Path, opener: Callable[[], C]) -> C:
-        """What is open at `path`, else what `opener` opens; it stays open at least until the session is left."""
+        """What is open at `path`, else what `opener` opens; open until the session is left, or `close_surplus`."""
         if self.is_inherited:
             raise ForkedSession(FORKED)
         found = self._open.get(path)
@@ -77,6 +76,11 @@ class Session:
         else:
             self._open.move_to_end(path)
         return cast(C, found)
+
+    def close_surplus(self) -> None:
+        """Close what was not used for longest, down to the bound; only where nothing that `use` gave is in use."""
+        while self._most_files is not None and len(self._open) > self._most_files:
+            self._open.popitem(last=False)[1].close()
 
     def close(self) -> None:
         """Close all files; they are opened again when they are next used."""

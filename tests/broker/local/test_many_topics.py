@@ -35,6 +35,17 @@ def test_thousands_of_topics_are_sent_to_and_listed_with_few_files_open(connecti
     assert [info.name for info in infos if info.subscriptions] == ["topic-00471", "topic-00999"]
 
 
+def test_a_topic_may_have_more_subscriptions_than_files_are_kept_open(connection: Connection) -> None:
+    send(connection.producer("src"), ["m"])
+    names = [f"s{number:02d}" for number in range(80)]
+    for name in names:
+        connection.consumer(["src"], name, Share.STANDBY, 10).close()
+    (info,) = connection.topics()
+    assert [subscription.name for subscription in info.subscriptions] == names
+    connection.delete("src", None)
+    assert connection.topics() == []
+
+
 @pytest.mark.skipif(os.name == "nt", reason="counts open files as Unix does")
 def test_a_producer_that_was_put_aside_goes_on(connection: Connection) -> None:
     first = connection.producer("first")
