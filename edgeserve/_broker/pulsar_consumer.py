@@ -302,7 +302,8 @@ class StandbyConsumer(Consumer):
             try:
                 taken = self._take()
             except BrokerError as error:  # a broker that starts again answers with all sorts of refusals
-                _log.warning("subscription %s waits: %s", self._subscription, error)
+                if not self._is_closed:
+                    _log.warning("subscription %s waits: %s", self._subscription, error)
             except BaseException as error:  # noqa: BLE001 - receive() raises it
                 with self._changed:
                     self._error = error
