@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -57,6 +58,21 @@ def unshield() -> None:
     """
     _state.is_shielded = False
     raise_noted()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C away from what must not be half done, like opening several operators, until it is done.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+    """
+    has_shield = shield()
+    try:
+        yield
+    finally:
+        if has_shield:
+            unshield()
 
 
 def raise_noted() -> None:

@@ -15,6 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from edgeserve._interrupts import raise_noted
+
+_SLICE_MS = 100
+
 _Answer = concurrent.futures.Future[Any]
 
 
@@ -60,7 +64,12 @@ class Calls:
             self._waiting.add(answer)
         try:
             start(partial(self._answered, answer))
-            return answer.result(self._limit_ms / 1000)
+            # In slices: a Ctrl-C that was noted meanwhile is raised here, where nothing is half done.
+            for _ in range(self._limit_ms // _SLICE_MS):
+                if concurrent.futures.wait([answer], _SLICE_MS / 1000).done:
+                    break
+                raise_noted()
+            return answer.result(_SLICE_MS / 1000)
         except RefusedError:
             raise
         except BaseException:

@@ -89,8 +89,13 @@ def _run(
         f"({', '.join(map(str, held_out))}), {speed:.3g} times as fast as recorded, in "
         f"{replay.duration_ms / 1000:.3g} s, over {broker}"
     )
-    with Pipeline(demo) as pipeline, live_progress(talk, pipeline, replay):
-        pipeline.run()
+    pipeline = Pipeline(demo)
+    try:
+        pipeline.open()
+        with live_progress(talk, pipeline, replay):
+            pipeline.run()
+    finally:
+        pipeline.close()
     return Report(
         str(broker),
         pipeline.run_id,

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from edgeserve import Compute, DataSource, Materialize, gates, run
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._core.ledger import Stats
+from edgeserve._interrupts import uninterrupted
 from edgeserve.address import Address
 from edgeserve.cli.demo.prediction import Predictor
 from edgeserve.cli.demo.replay import Reading, Replay, reading_in, reading_out
@@ -71,22 +71,30 @@ class Pipeline:
         self.run_id = uuid.uuid4().hex[:8]
         names = ("accel", "gyro", "one-sensor", "two-sensors")
         self._topics = {name: f"edgeserve-demo-{self.run_id}-{name}" for name in names}
-        with ExitStack() as opening:  # closes what is open already when the rest fails
+        self._sinks: list[Materialize[None]] = []
+        self._predictors: list[Compute] = []
+        self._sensors: list[DataSource] = []
+
+    def open(self) -> None:
+        """Open the operators. Whatever comes of it, `close` is due.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; only when all are open.
+            EdgeServeError: The broker can't be used.
+        """
+        with uninterrupted():
             # Who reads subscribes before anything is sent.
-            self._sinks = [opening.enter_context(sink) for sink in self._make_sinks()]
-            self._predictors = [opening.enter_context(predictor) for predictor in self._make_predictors()]
-            self._sensors = [opening.enter_context(sensor) for sensor in self._make_sensors()]
-            self._parts = opening.pop_all()
+            self._sinks.extend(self._make_sinks())
+            self._predictors.extend(self._make_predictors())
+            self._sensors.extend(self._make_sensors())
 
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open, and delete the topics."""
         self._demo.replay.stop()
-        self._parts.close()
-        self._delete_topics()
+        with ExitStack() as closing:
+            closing.callback(self._delete_topics)
+            for operator in reversed(self._operators):
+                closing.callback(operator.close)
 
     def run(self) -> None:
         """Play the windows, until every one was scored or nothing comes any more.
