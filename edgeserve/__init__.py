@@ -20,7 +20,7 @@ from edgeserve.errors import (
     PayloadTooLarge,
     UsageError,
 )
-from edgeserve.materialize import Materialize
+from edgeserve.materialize import Deduplicate, Materialize
 from edgeserve.message_format import BaseBytesCodec, GraphCodec, NetworkCodec
 from edgeserve.window import Window
 
@@ -34,6 +34,7 @@ __all__ = [
     "CodeSource",
     "Compute",
     "DataSource",
+    "Deduplicate",
     "DeliveryError",
     "EdgeServeError",
     "Fate",

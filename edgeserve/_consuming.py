@@ -17,21 +17,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from edgeserve._broker.base import Share
+from edgeserve._broker.base import Message, Share
 from edgeserve._broker.connections import ConnectionLease
+from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox, Malformed
 from edgeserve._broker.outbox import Outbox
-from edgeserve._core.clock import Now
-from edgeserve._core.ledger import Ledger, Stats, used
+from edgeserve._core.clock import Now, pause_ms
+from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
 from edgeserve._interrupts import interruptibly, raise_noted
+from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate
+from edgeserve._served_ids import Deduplicate, ServedIds
 from edgeserve._task import check_callables
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
+from edgeserve.message_format import pack_example
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger("edgeserve.operator")
 
@@ -66,10 +71,12 @@ class Outputs:
     Attributes:
         topic: The topic.
         op_from: The operator's name as it travels.
+        packing: Whether examples may share a message.
     """
 
     topic: str
     op_from: bytes
+    packing: bool
 
 
 @dataclass(frozen=True)
@@ -105,15 +112,27 @@ class Values:
 class Consuming(Operator[T]):
     """The base of operators that receive. They write `_decide`, `_call` and `_finish`."""
 
-    def __init__(self, name: str, life: Life, inputs: Inputs, values: Values, outputs: Outputs | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        life: Life,
+        inputs: Inputs,
+        values: Values,
+        errors: ErrorPolicy,
+        *,
+        outputs: Outputs | None = None,
+        deduplicate: Deduplicate | None = None,
+    ) -> None:
         super().__init__(name, life)
         self._values = values
+        self._errors = errors
         self._ledger = Ledger()
         self._wake_steady_ms: float | None = None
         self._stands_by = False
         self._unknown: set[str] = set()
         self._tenure: int | None = None
-        self._outbox: Outbox | None = None
+        self._outbox: Outbox[Sequence[Example]] | None = None
+        self._served: ServedIds | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
@@ -124,8 +143,19 @@ class Consuming(Operator[T]):
                 connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
             )
             opening.callback(self._inbox.close)
+            if deduplicate is not None:
+                self._served = ServedIds(deduplicate, str(self._lease.address), list(inputs.topics), name)
+                opening.callback(self._served.close)
+            self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
+            opening.callback(self._close_outbox, self._dead_letters)
             if outputs is not None:
-                self._outbox = Outbox(connection.producer(outputs.topic), str(self._lease.address), outputs.op_from)
+                self._op_from = outputs.op_from
+                self._outbox = Outbox(
+                    connection.producer(outputs.topic),
+                    str(self._lease.address),
+                    self._release_all,
+                    packing=outputs.packing,
+                )
                 opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
         self._opened()
@@ -157,15 +187,24 @@ class Consuming(Operator[T]):
     def stats(self) -> Stats:
         """What it received, what became of that, and what it sent; also after `close()`."""
         outbox = self._outbox
-        return self._ledger.stats(sent=outbox.sent if outbox else 0, unconfirmed=outbox.unconfirmed if outbox else 0)
+        return self._ledger.stats(
+            sent=outbox.sent if outbox else 0,
+            unconfirmed=outbox.unconfirmed if outbox else 0,
+            dead_letters=self._dead_letters.sent,
+        )
 
     def _stop_waiting(self) -> None:
+        self._dead_letters.stop()
         if self._outbox is not None:
             self._outbox.stop()
 
-    def _step(self) -> T | End | None:
+    def _raise_failure(self) -> None:
+        self._dead_letters.raise_failure()
         if self._outbox is not None:
             self._outbox.raise_failure()
+
+    def _step(self) -> T | End | None:
+        self._raise_failure()
         has_arrived = self._wait()
         if has_arrived is None:
             return End.OF_STREAM
@@ -177,10 +216,7 @@ class Consuming(Operator[T]):
             return None  # settled; a moment that is due comes after what has arrived
         decision = self._decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
-        if decision.job is not None:
-            self._ledger.hold(decision.job.examples)
-        self._ledger.settle(decision.fates)
-        self._release(decision.released)
+        self._inbox.acknowledge(self._ledger.carry_out(decision))
         return self._perform(decision.job) if decision.job is not None else None
 
     def _wait(self) -> bool | None:
@@ -197,8 +233,7 @@ class Consuming(Operator[T]):
                 return False if is_moment else None
             self._note_stand_by()
             raise_noted()
-            if self._outbox is not None:
-                self._outbox.raise_failure()
+            self._raise_failure()
         return None
 
     def _begin_tenure(self) -> None:
@@ -227,38 +262,124 @@ class Consuming(Operator[T]):
         """Take one arrival in; None if that settles it."""
         if isinstance(arrival, Malformed):
             self._ledger.count(Fate.MALFORMED)
-            self._inbox.acknowledge([arrival.parcel])
+            self._bury_malformed(arrival)
             return None
         arrival.arrived_steady_ms = now.steady_ms
         if not self._ledger.receive(arrival):
             return None
-        is_known = self._knows(arrival.source)
-        if not is_known:
+        fate = self._fate_at_the_door(arrival, now)
+        if fate is None:
+            try:
+                arrival.value = self._values.gated(arrival)
+            except Exception as error:
+                if not self._errors.covers(error):
+                    raise
+                arrival.value = self._recover(partial(self._values.gated, arrival), [arrival], error)
+                if arrival.fate is not None:
+                    return None
+            if arrival.value is not None:
+                return arrival
+            fate = Fate.GATED
+        self._ledger.settle([arrival], fate)
+        self._release([arrival])
+        return None
+
+    def _fate_at_the_door(self, arrival: Example, now: Now) -> Fate | None:
+        """Why an arrival is not wanted at all, if it is not."""
+        if self._served is not None and self._served.has(arrival.id, now.wall_ms):
+            return Fate.DUPLICATE
+        if not self._knows(arrival.source):
             self._note_unknown(arrival.source)
-        value = self._values.gated(arrival) if is_known else None
-        if value is None:
-            self._ledger.settle([(arrival, Fate.GATED if is_known else Fate.UNKNOWN_SOURCE)])
-            self._release([arrival])
-            return None
-        arrival.value = value
-        return arrival
+            return Fate.UNKNOWN_SOURCE
+        return None
 
     def _perform(self, job: Job) -> T | None:
+        try:
+            return self._serve(job)
+        except Exception as error:
+            if not self._errors.covers(error):
+                raise
+            return self._recover(partial(self._serve, job), job.examples, error)
+
+    def _serve(self, job: Job) -> T | None:
         # Whatever raises from here to the send leaves the job's examples held, and so unacknowledged.
         outcome = self._finish(job, self._call(job))
-        examples = job.examples
-        if outcome.output is None or self._outbox is None:
-            self._ledger.settle(used(examples))
-            self._release(examples)
+        examples, output = job.examples, outcome.output
+        if output is not None and self._outbox is not None:
+            data = pack_example(output.id, self._op_from, b"", output.payload)
+            self._outbox.send(Message(data, output.capture_ms), examples)
+            self._ledger.settle(examples, Fate.USED)
         else:
-            self._outbox.send(outcome.output, partial(self._release, examples))
-            self._ledger.settle(used(examples))
+            if self._served is not None:
+                for example in examples:
+                    self._served.add(example.id, self._clock.now().wall_ms)
+            self._ledger.settle(examples, Fate.USED)
+            self._release(examples)
         value: T | None = outcome.value
         return value
+
+    def _recover(self, again: Callable[[], R], examples: Sequence[Example], error: Exception) -> R | None:
+        """Go on after an error over these examples, as `on_error` says; `again` is another try.
+
+        Raises:
+            Exception: That of another try, if the step can't go on after it.
+        """
+        if self._errors.on_error == "retry":
+            for _ in range(self._errors.max_retries):
+                self._pause(self._errors.retry_interval_ms, error)
+                try:
+                    return again()
+                except Exception as next_error:
+                    if not self._errors.covers(next_error):
+                        raise
+                    error = next_error
+        self._give_up(examples, error)
+        return None
+
+    def _pause(self, duration_ms: float, error: Exception) -> None:
+        """Wait, unless the operator is to stop: then what failed stays unacknowledged, and `error` is raised."""
+        until_ms = self._clock.now().steady_ms + duration_ms
+        while (slice_ms := self._clock.slice_ms(until_ms)) > 0 and self._clock.now().steady_ms < until_ms:
+            if self._is_stopping:
+                raise error
+            raise_noted()
+            pause_ms(slice_ms)
+
+    def _give_up(self, examples: Sequence[Example], error: Exception) -> None:
+        """Settle the examples of a step as failed; those that came first with it become dead letters."""
+        failed = [example for example in examples if example.fate is None]
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("operator %s gives up %s: %s", self._name, ", ".join(map(repr, failed)), reason)
+        for example in failed:
+            self._ledger.settle([example], Fate.FAILED)
+            if self._errors.on_error == "skip":
+                self._release([example])
+            else:
+                self._bury(example, reason)
+        self._release([example for example in examples if example not in failed])
+
+    def _bury(self, example: Example, reason: str) -> None:
+        """Make an example a dead letter; it is released when the broker has that."""
+        if example.parcel is None:
+            raise RuntimeError(f"{example} came in no message")
+        delivery = example.parcel.delivery
+        self._dead_letters.send(delivery, example.data, example.capture_ms, reason, partial(self._release, [example]))
+
+    def _bury_malformed(self, malformed: Malformed) -> None:
+        def done() -> None:
+            self._inbox.acknowledge(self._ledger.close(malformed.parcel))
+
+        delivery = malformed.parcel.delivery
+        reason = f"MalformedMessage: {malformed.reason}"
+        self._dead_letters.send(delivery, malformed.data, delivery.event_ms, reason, done)
 
     def _release(self, examples: Sequence[Example]) -> None:
         if examples:
             self._inbox.acknowledge(self._ledger.release(examples))
+
+    def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
+        """What was made from these jobs' examples is stored."""
+        self._release([example for examples in jobs for example in examples])
 
 
 _claims_lock = threading.Lock()

@@ -15,11 +15,10 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 from edgeserve._at_exit import Stage, at_exit
 from edgeserve._background import BackgroundStep, StepThread
-from edgeserve._broker.outbox import Outbox
 from edgeserve._core.checks import check_ms
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock, steady_ms
 from edgeserve._core.ledger import Stats
@@ -59,6 +58,13 @@ class Life:
         if self.idle_timeout_ms is not None:
             check_ms("idle_timeout_ms", self.idle_timeout_ms)
         check_ms("close_timeout_ms", self.close_timeout_ms)
+
+
+class Flushed(Protocol):
+    """Something that closing waits for."""
+
+    def close(self, timeout_ms: int) -> None:
+        """Wait until everything is confirmed, at most `timeout_ms`."""
 
 
 class Operator(ABC, Generic[T]):
@@ -241,7 +247,7 @@ class Operator(ABC, Generic[T]):
             self._thread.end()
         self._parts.close()
 
-    def _close_outbox(self, outbox: Outbox) -> None:
+    def _close_outbox(self, outbox: Flushed) -> None:
         """Flush within what is left of the time for closing."""
         if self._close_until_ms is None:
             self._close_until_ms = steady_ms() + self._life.close_timeout_ms
@@ -277,8 +283,9 @@ class Operator(ABC, Generic[T]):
 
     def _step_in_turn(self, me: int) -> T | End | None:
         # Waits are cut into slices: a signal that the system hands to another thread wakes none that waits for ever.
-        while not self._turn.acquire(timeout=_SLICE_MS / 1000):
-            raise_noted()
+        if not self._turn.acquire(blocking=False):
+            while not self._turn.acquire(timeout=_SLICE_MS / 1000):
+                raise_noted()
         try:
             if self._is_stopping:
                 return End.OF_STREAM

@@ -14,6 +14,7 @@ from edgeserve._core.ledger import derive_id
 from edgeserve._core.step import Decision, Example, Job, Outcome, Output
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate, gated_out
 from edgeserve._task import bind_sources, check_callables, check_name
@@ -53,6 +54,13 @@ class Compute(Consuming[bytes]):
         max_waiting: How many examples of one source `'nearest'` keeps; beyond that the oldest is evicted.
         inputs: Sources by parameter, where the parameters' names can't be those of the sources.
         decode: Turns what `gate_in` returned into the task's argument, just before the task.
+        packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
+            as fast; False sends each as a message of its own, as the research prototype did.
+        on_error: What happens when the task or a gate raises. `'raise'`: the step raises, its new examples stay
+            unacknowledged, and the next step goes on with the next one; `'retry'`: they are tried again, then become
+            dead letters; `'dead_letter'`: they do at once; `'skip'`: they are given up.
+        max_retries: How often `'retry'` tries again.
+        retry_interval_ms: How long `'retry'` waits before each time.
         clock: Where time is read; None for the machine's clocks.
         idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
         close_timeout_ms: How long `close()` waits for the broker's confirmations.
@@ -88,6 +96,10 @@ class Compute(Consuming[bytes]):
         max_waiting: int = 10_000,
         inputs: Mapping[str, str] | None = None,
         decode: Callable[[Any], Any] | None = None,
+        packing: bool = True,
+        on_error: OnError = "raise",
+        max_retries: int = 3,
+        retry_interval_ms: float = 100,
         clock: Clock | None = None,
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
@@ -95,7 +107,7 @@ class Compute(Consuming[bytes]):
         refuse_ftp(ftp=ftp, ftp_memory=ftp_memory, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
         refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
         check_callables(gate_out=gate_out)
-        self._op_from = check_name(worker_id, "worker_id")
+        op_from = check_name(worker_id, "worker_id")
         sources = bind_sources(task, inputs)
         policy = JoinPolicy(
             sources,
@@ -120,7 +132,8 @@ class Compute(Consuming[bytes]):
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task),
             Values(gate_in, decode),
-            Outputs(one_topic(topic_out), self._op_from),
+            ErrorPolicy(on_error, max_retries, retry_interval_ms),
+            outputs=Outputs(one_topic(topic_out), op_from, packing),
         )
 
     def _knows(self, source: str) -> bool:

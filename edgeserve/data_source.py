@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from edgeserve._broker.base import Message
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import Clock
 from edgeserve._core.ledger import Ledger, Stats
-from edgeserve._core.step import Fate, Output
+from edgeserve._core.step import Fate
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import refuse_log
 from edgeserve._operator import End, Life, Operator
@@ -23,6 +23,7 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
+from edgeserve.message_format import pack_example
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
@@ -45,6 +46,8 @@ class DataSource(Operator[bytes]):
         log_path, log_filename: Replay logs; not in this version.
         event_time: Called on each item for its capture time, ms since the epoch; None: the time at which the stream
             yielded it.
+        packing: Whether examples that had to wait for the broker leave together in one message, which is several
+            times as fast; False sends each as a message of its own, as the research prototype did.
         clock: Where time is read; None for the machine's clocks.
         close_timeout_ms: How long `close()` waits for the broker's confirmations.
 
@@ -64,6 +67,7 @@ class DataSource(Operator[bytes]):
         log_filename: str | None = None,
         *,
         event_time: Callable[[Any], float] | None = None,
+        packing: bool = True,
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
@@ -74,6 +78,7 @@ class DataSource(Operator[bytes]):
             raise UsageError(f"the stream is a {type(stream).__name__}: expected something to iterate over")
         check_callables(gate=gate, event_time=event_time)
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
+        self._op_from = op_from
         self._gate = gate
         self._event_time = event_time
         self._ledger = Ledger()
@@ -83,7 +88,9 @@ class DataSource(Operator[bytes]):
         with self._parts as opening:  # closes what is open already when the rest fails
             lease = ConnectionLease(pulsar_node)
             opening.callback(lease.close)
-            self._outbox = Outbox(lease.connection.producer(topic), str(lease.address), op_from)
+            self._outbox: Outbox[None] = Outbox(
+                lease.connection.producer(topic), str(lease.address), _nothing, packing=packing
+            )
             opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
         self._stream = iter(stream)
@@ -127,7 +134,7 @@ class DataSource(Operator[bytes]):
             return None
         if self._event_time is not None:
             capture_ms = _checked_ms(interruptibly(self._event_time, item))
-        self._outbox.send(Output(uuid.uuid4().bytes, payload, capture_ms), _nothing)
+        self._outbox.send(Message(pack_example(_random_id(), self._op_from, b"", payload), capture_ms), None)
         return payload
 
 
@@ -271,5 +278,13 @@ def _checked_ms(capture_ms: float) -> int:
     return whole_ms
 
 
-def _nothing() -> None:
+def _random_id() -> bytes:
+    """An id made as version 4 of RFC 9562, on bytes: `uuid.uuid4` costs three times as much."""
+    digits = bytearray(os.urandom(16))
+    digits[6] = digits[6] & 0x0F | 0x40
+    digits[8] = digits[8] & 0x3F | 0x80
+    return bytes(digits)
+
+
+def _nothing(_: Sequence[None]) -> None:
     pass

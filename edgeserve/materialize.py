@@ -11,14 +11,16 @@ from edgeserve._core.clock import Clock, Now
 from edgeserve._core.step import Decision, Example, Job, Outcome
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
+from edgeserve._served_ids import Deduplicate
 from edgeserve._task import check_callables
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 
-__all__ = ["Materialize"]
+__all__ = ["Deduplicate", "Materialize"]
 
 T = TypeVar("T")
 
@@ -38,6 +40,13 @@ class Materialize(Consuming[T]):
         log_path, log_filename: Replay logs; not in this version.
         sink_id: This operator's name, and that of its subscription.
         decode: Turns what `gate` returned into the function's argument.
+        deduplicate: Whether the function is called once at most for each example's id, also when the broker sends it
+            again after a crash; a `Deduplicate` says for how many ids and how long. Ids are kept on disk.
+        on_error: What happens when the function or the gate raises. `'raise'`: the step raises, the example stays
+            unacknowledged, and the next step goes on with the next one; `'retry'`: it is tried again, then becomes a
+            dead letter; `'dead_letter'`: it does at once; `'skip'`: it is given up.
+        max_retries: How often `'retry'` tries again.
+        retry_interval_ms: How long `'retry'` waits before each time.
         clock: Where time is read; None for the machine's clocks.
         idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
         close_timeout_ms: How long `close()` waits for a step that is under way.
@@ -61,6 +70,10 @@ class Materialize(Consuming[T]):
         *,
         sink_id: str = "my-sub",
         decode: Callable[[Any], Any] | None = None,
+        deduplicate: bool | Deduplicate = False,
+        on_error: OnError = "raise",
+        max_retries: int = 3,
+        retry_interval_ms: float = 100,
         clock: Clock | None = None,
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
@@ -71,6 +84,8 @@ class Materialize(Consuming[T]):
             raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
         if not isinstance(sink_id, str) or not sink_id or "\0" in sink_id:
             raise UsageError(f"sink_id is {sink_id!r}: expected a name of one character or more, without NUL")
+        if not isinstance(deduplicate, (bool, Deduplicate)):
+            raise UsageError(f"deduplicate is {deduplicate!r}: expected True, False or a Deduplicate")
         check_callables(gate=gate)
         self._materialize = materialize
         super().__init__(
@@ -78,7 +93,8 @@ class Materialize(Consuming[T]):
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
             Values(gate, decode),
-            outputs=None,
+            ErrorPolicy(on_error, max_retries, retry_interval_ms),
+            deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 
     def _decide(self, arrival: Example | None, now: Now) -> Decision:

@@ -91,11 +91,15 @@ class TopicInfo(NamedTuple):
 
 Confirmed = Callable[[BrokerError | None], None]
 """Called once for each send, on a thread of the broker's, in the order of the sends: with None when the message is
-stored, else with what went wrong. It may acknowledge; it must neither send nor block."""
+stored, else with what went wrong. It may acknowledge, and send; it must not block."""
 
 
 class Producer(Protocol):
     """Sends to one topic, in order. Safe to use from several threads."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
 
     def send(self, message: Message, confirmed: Confirmed) -> None:
         """Hand over one message and return at once; `confirmed` is called later.

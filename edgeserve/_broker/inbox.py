@@ -1,27 +1,33 @@
-"""Examples as they arrive: received from a consumer, decoded, and acknowledged when all of a message is done with."""
+"""Examples as they arrive: received, unpacked, decoded, and acknowledged when all of a message is done with."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgeserve._broker.base import Consumer, Delivery
+from edgeserve._broker.marks import HEADER_SIZE, PACK, PACK_FORM
+from edgeserve._core import packs
 from edgeserve._core.step import Example, Parcel
 from edgeserve.errors import MalformedMessage
 from edgeserve.message_format import split_example
 
 _log = logging.getLogger("edgeserve.inbox")
 
-HEADER_SIZE = "edgeserve-header"
-"""The property with which a producer says how many bytes of header its examples have."""
-
 
 class Malformed(NamedTuple):
-    """A message that is no example, and why."""
+    """A message, or an entry of a pack, that is no example.
+
+    Attributes:
+        parcel: The message it came in.
+        data: Its bytes.
+        reason: Why it is none.
+    """
 
     parcel: Parcel
+    data: bytes
     reason: str
 
 
@@ -30,7 +36,9 @@ class Inbox:
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        self._buffer: deque[Delivery] = deque()
+        self._deliveries: deque[Delivery] = deque()
+        # What is in the message that was opened last: packs are opened one at a time, to hold little.
+        self._opened: deque[Example | Malformed] = deque()
 
     @property
     def is_active(self) -> bool:
@@ -44,35 +52,71 @@ class Inbox:
 
     def fill(self, timeout_ms: int) -> bool:
         """Wait until something is here, at most `timeout_ms`. Whether there is something to take."""
-        if not self._buffer:
-            self._buffer.extend(self._consumer.receive(timeout_ms))
-        return bool(self._buffer)
+        if self._opened or self._deliveries:
+            return True
+        self._deliveries.extend(self._consumer.receive(timeout_ms))
+        return bool(self._deliveries)
 
     def take(self) -> Example | Malformed:
         """Take what came first, decoded. Only after `fill` said that there is something."""
-        delivery = self._buffer.popleft()
-        try:
-            return _decode(delivery)
-        except MalformedMessage as error:
-            _log.warning("topic %s: message %s is malformed: %s", delivery.topic, delivery.message_id, error)
-            return Malformed(Parcel(delivery), str(error))
+        if not self._opened:
+            self._opened.extend(_open(self._deliveries.popleft()))
+        return self._opened.popleft()
 
-    def acknowledge(self, parcels: Iterable[Parcel]) -> None:
+    def acknowledge(self, parcels: Sequence[Parcel]) -> None:
         """Mark messages as done."""
-        deliveries = [parcel.delivery for parcel in parcels]
-        if deliveries:
-            self._consumer.acknowledge(deliveries)
+        if parcels:
+            self._consumer.acknowledge([parcel.delivery for parcel in parcels])
 
     def close(self) -> None:
         """Leave the subscription; what was not acknowledged goes to the next consumer."""
-        self._buffer.clear()
+        self._opened.clear()
+        self._deliveries.clear()
         self._consumer.close()
 
 
-def _decode(delivery: Delivery) -> Example:
-    header_size = delivery.properties.get(HEADER_SIZE, "0") if delivery.properties else "0"
-    if not (header_size.isascii() and header_size.isdigit() and len(header_size) <= 9):
-        raise MalformedMessage(f"its mark {HEADER_SIZE}={header_size!r} is no size in bytes")
-    example_id, source, header, payload = split_example(delivery.payload, int(header_size))
+def _open(delivery: Delivery) -> list[Example | Malformed]:
+    """What is in a message: one example, or those of a pack."""
+    payload, properties = delivery.payload, delivery.properties
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
-    return Example(example_id, source, payload, capture_ms, header=header, parcel=Parcel(delivery))
+    entries: Sequence[packs.Entry] = ((payload, capture_ms),)
+    header_size = 0
+    parcel = Parcel(delivery)
+    if properties:
+        try:
+            header_size = _header_size(properties.get(HEADER_SIZE, "0"))
+            if PACK in properties:
+                entries = _unpacked(payload, properties[PACK])
+        except MalformedMessage as error:
+            return [_malformed(parcel, payload, error)]
+        if PACK in properties:
+            # Its examples have bytes of their own now.
+            marks = {name: value for name, value in properties.items() if name != PACK}
+            parcel = Parcel(delivery._replace(payload=b"", properties=marks), len(entries))
+    opened: list[Example | Malformed] = []
+    for data, captured_ms in entries:
+        try:
+            example_id, source, header, value = split_example(data, header_size)
+        except MalformedMessage as error:
+            opened.append(_malformed(parcel, data, error))
+        else:
+            opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
+    return opened
+
+
+def _malformed(parcel: Parcel, data: bytes, error: MalformedMessage) -> Malformed:
+    delivery = parcel.delivery
+    _log.warning("topic %s: message %s is malformed: %s", delivery.topic, delivery.message_id, error)
+    return Malformed(parcel, data, str(error))
+
+
+def _header_size(mark: str) -> int:
+    if not (mark.isascii() and mark.isdigit() and len(mark) <= 9):
+        raise MalformedMessage(f"its mark {HEADER_SIZE}={mark!r} is no size in bytes")
+    return int(mark)
+
+
+def _unpacked(payload: bytes, form: str) -> Sequence[packs.Entry]:
+    if form != PACK_FORM:
+        raise MalformedMessage(f"its mark {PACK}={form!r} is none that this version knows: expected {PACK_FORM}")
+    return packs.unpack(payload)

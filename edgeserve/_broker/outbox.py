@@ -1,115 +1,240 @@
-"""Examples on their way out: sent without waiting, within bounds, and reported when the broker has stored them."""
+"""Examples on their way out: sent without waiting, within bounds, and reported when the broker has stored them.
+
+It is group commit. A message leaves at once while few are in flight; what comes meanwhile waits, and leaves together,
+as one pack, as soon as one of those is confirmed. So a lone example is never held up, and the faster they come, the
+more of them share the cost of a message. Nothing lingers: the confirmation itself sends what waits.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from edgeserve._broker.base import Message, Producer
-from edgeserve._core.step import Output
+from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
+from edgeserve._broker.marks import PACK, PACK_FORM
+from edgeserve._core import packs
+from edgeserve._core.checks import check_count
+from edgeserve._core.clock import steady_ms
 from edgeserve._interrupts import raise_noted
-from edgeserve.errors import BrokerError, DeliveryError
-from edgeserve.message_format import pack_example
+from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge
+
+Token = TypeVar("Token")
 
 # Waits are cut into slices so that closing is seen in time.
 _SLICE_S = 0.2
+# What an entry of a pack takes beside the example itself, at most.
+_ENTRY_BYTES = 15
+_PACK_MARKS = {PACK: PACK_FORM}
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """How much may be sent and not yet confirmed; beyond that a send waits.
+    """How much may be on its way to the broker.
 
     Attributes:
-        max_messages: How many messages.
-        max_bytes: How many bytes of payload; one message may be larger than that when it is alone.
+        max_messages: How many messages may be sent and not yet confirmed; what comes meanwhile waits and is packed.
+        max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
+        max_bytes: How many bytes of them; one example may be larger than that when it is alone.
     """
 
-    max_messages: int = 1000
+    max_messages: int = 4
+    max_examples: int = 4000
     max_bytes: int = 64 * 1024 * 1024
 
+    def __post_init__(self) -> None:
+        check_count("max_messages", self.max_messages)
+        check_count("max_examples", self.max_examples)
+        check_count("max_bytes", self.max_bytes)
 
-class Outbox:
-    """Sends to one topic. Confirmations come on a thread of the broker's; no lock is held while they are passed on."""
 
-    def __init__(self, producer: Producer, address: str, op_from: bytes, limits: InFlight | None = None) -> None:
+PACKED = InFlight()
+# Each example is a message of its own, so that more of them must be under way to keep the broker busy.
+SINGLE = InFlight(max_messages=1000, max_examples=1000)
+
+
+class Outbox(Generic[Token]):
+    """Sends to one topic, in order. One thread sends at a time; confirmations come on a thread of the broker's.
+
+    No lock is held while something is sent or a confirmation is passed on.
+
+    Args:
+        producer: Where it sends to.
+        address: The broker's, for errors.
+        on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
+        packing: Whether examples that had to wait leave in packs.
+        limits: How much may be on its way; None for what suits `packing`.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        address: str,
+        on_confirmed: Callable[[Sequence[Token]], None],
+        *,
+        packing: bool = True,
+        limits: InFlight | None = None,
+    ) -> None:
         self._producer = producer
         self._address = address
-        self._op_from = op_from
-        self._limits = limits if limits is not None else InFlight()
-        self._changed = threading.Condition()
+        self._on_confirmed = on_confirmed
+        self._most_packed = packs.MAX_EXAMPLES if packing else 1
+        self._limits = limits if limits is not None else PACKED if packing else SINGLE
+        self._max_pack_bytes = packs.MAX_BYTES
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[tuple[Message, Token]] = deque()
         self._messages = 0
+        self._examples = 0
         self._bytes = 0
         self._sent = 0
-        self._failures: list[BrokerError] = []
+        self._is_draining = False
+        self._watchers = 0
+        self._failures: list[tuple[Exception, int]] = []
         self._is_stopped = False
 
     @property
     def sent(self) -> int:
-        """How many messages were handed to the broker."""
+        """How many examples were handed over."""
         return self._sent
 
     @property
     def unconfirmed(self) -> int:
         """How many of them the broker has neither stored nor refused yet."""
-        return self._messages
+        return self._examples
 
     def raise_failure(self) -> None:
         """Raise what earlier sends failed with, once.
 
         Raises:
-            DeliveryError: The first failure since the last call; its message counts the others.
+            DeliveryError: The first failure since the last call; its message counts the examples of all.
         """
         if not self._failures:
             return
         with self._changed:
             failures, self._failures = self._failures, []
-        first = failures[0]
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise DeliveryError(f"{first}{more}", first.address) from first
+        first, examples = failures[0][0], sum(count for _, count in failures)
+        in_all = f" ({examples} examples in all)" if examples > 1 else ""
+        raise DeliveryError(f"{first}{in_all}", self._address) from first
 
-    def send(self, output: Output, on_confirmed: Callable[[], None]) -> None:
-        """Hand one example to the broker; wait first while too much is in flight.
+    def send(self, message: Message, token: Token) -> None:
+        """Hand over one example; wait first while too much is on its way.
 
-        `on_confirmed` is called when it is stored, and never if it can't be.
+        `token` is passed on when it is stored, and never if it can't be.
 
         Raises:
             PayloadTooLarge: The broker does not take messages of this size; nothing was sent.
             DeliveryError: It was closed while the send waited.
         """
-        message = Message(pack_example(output.id, self._op_from, b"", output.payload), output.capture_ms)
         size = len(message.payload)
+        if size > MAX_MESSAGE_BYTES:
+            raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, self._producer.topic)
         with self._changed:
-            while self._is_full(size) and not self._is_stopped:
-                self._changed.wait(_SLICE_S)
-                raise_noted()
+            if self._is_full(size):
+                self._wait_for_room(size)
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
-            self._messages += 1
+            self._examples += 1
             self._bytes += size
-
-        def confirmed(error: BrokerError | None) -> None:
-            with self._changed:
-                self._messages -= 1
-                self._bytes -= size
-                if error is not None:
-                    self._failures.append(error)
-                self._changed.notify()
-            if error is None:
-                on_confirmed()
-
-        try:
-            self._producer.send(message, confirmed)
-        except Exception:  # refused before it left: it is not confirmed either
-            with self._changed:
-                self._messages -= 1
-                self._bytes -= size
-            raise
-        self._sent += 1
+            self._sent += 1
+            own = (message, token)
+            self._waiting.append(own)
+            if self._messages >= self._limits.max_messages or self._is_draining:
+                return
+        self._drain(own)
 
     def _is_full(self, size: int) -> bool:
         limits = self._limits
-        return self._messages >= limits.max_messages or (self._messages > 0 and self._bytes + size > limits.max_bytes)
+        return self._examples >= limits.max_examples or (self._examples > 0 and self._bytes + size > limits.max_bytes)
+
+    def _wait_for_room(self, size: int) -> None:
+        self._watchers += 1
+        try:
+            while self._is_full(size) and not self._is_stopped:
+                self._changed.wait(_SLICE_S)
+                raise_noted()
+        finally:
+            self._watchers -= 1
+
+    def _drain(self, own: tuple[Message, Token] | None = None) -> None:
+        """Send what waits, as far as it may leave.
+
+        Raises:
+            Exception: What was refused is `own`, and nothing else.
+        """
+        while True:
+            with self._changed:
+                # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
+                if self._is_draining or not self._waiting or self._messages >= self._limits.max_messages:
+                    return
+                leaving = self._take_what_leaves()
+                self._messages += 1
+                self._is_draining = True
+            try:
+                self._leave(leaving)
+            except Exception as error:
+                if not self._comes_again(leaving, error):
+                    is_own = len(leaving) == 1 and leaving[0] is own
+                    self._settle(leaving, None if is_own else error, is_own=is_own)
+                    if is_own:
+                        raise
+            finally:
+                with self._changed:
+                    self._is_draining = False
+
+    def _take_what_leaves(self) -> list[tuple[Message, Token]]:
+        """The next example, and those after it that fit into one pack with it. With the lock."""
+        waiting = self._waiting
+        leaving = [waiting.popleft()]
+        if not waiting or self._most_packed == 1 or not _fits_a_pack(leaving[0][0]):
+            return leaving
+        room = self._max_pack_bytes - len(leaving[0][0].payload) - _ENTRY_BYTES
+        while waiting and len(leaving) < self._most_packed and _fits_a_pack(waiting[0][0]):
+            room -= len(waiting[0][0].payload) + _ENTRY_BYTES
+            if room < 0:
+                break
+            leaving.append(waiting.popleft())
+        return leaving
+
+    def _leave(self, leaving: list[tuple[Message, Token]]) -> None:
+        if len(leaving) == 1:
+            message = leaving[0][0]
+        else:
+            entries = [(message.payload, message.event_ms or 0) for message, _ in leaving]
+            message = Message(packs.pack(entries), max(ms for _, ms in entries), None, _PACK_MARKS)
+
+        def confirmed(error: BrokerError | None) -> None:
+            self._settle(leaving, error)
+            self._drain()
+            if error is None:
+                self._on_confirmed([token for _, token in leaving])
+
+        self._producer.send(message, confirmed)
+
+    def _settle(self, settled: list[tuple[Message, Token]], error: Exception | None, *, is_own: bool = False) -> None:
+        """Count a message out that is stored, or was refused."""
+        size = sum(len(message.payload) for message, _ in settled)
+        with self._changed:
+            self._messages -= 1
+            self._examples -= len(settled)
+            self._bytes -= size
+            if is_own:
+                self._sent -= 1
+            if error is not None:
+                self._failures.append((error, len(settled)))
+            if self._watchers or not self._examples:
+                self._changed.notify_all()
+
+    def _comes_again(self, leaving: list[tuple[Message, Token]], error: Exception) -> bool:
+        """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
+        if len(leaving) == 1 or not isinstance(error, PayloadTooLarge):
+            return False
+        with self._changed:
+            self._messages -= 1
+            self._waiting.extendleft(reversed(leaving))
+            self._max_pack_bytes = max(1, error.size_bytes // 2)
+        return True
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""
@@ -124,5 +249,23 @@ class Outbox:
             DeliveryError: Something could not be confirmed; its inputs stay unacknowledged.
         """
         self.stop()
-        self._producer.close(timeout_ms)
+        until_ms = steady_ms() + timeout_ms
+        with self._changed:
+            while self._waiting and (left_ms := until_ms - steady_ms()) > 0:
+                self._watchers += 1
+                self._changed.wait(min(_SLICE_S, left_ms / 1000))
+                self._watchers -= 1
+                raise_noted()
+            left, self._waiting = self._waiting, deque()
+        self._producer.close(max(0, int(until_ms - steady_ms())))
+        if left:
+            with self._changed:
+                self._examples -= len(left)
+                error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
+                self._failures.append((DeliveryError(error, self._address), len(left)))
         self.raise_failure()
+
+
+def _fits_a_pack(message: Message) -> bool:
+    """Whether it may be in a pack: a key is the whole message's, and so are marks; a pack needs a capture time."""
+    return message.key is None and not message.properties and message.event_ms is not None

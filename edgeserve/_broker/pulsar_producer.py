@@ -33,7 +33,7 @@ class Producer:
 
     def __init__(self, connection: Owner, topic: str, producer: Any, ok: object) -> None:
         self._connection = connection
-        self._topic = topic
+        self.topic = topic
         self._producer = producer
         self._ok = ok
         self._numbers = itertools.count()
@@ -47,9 +47,9 @@ class Producer:
         """See `base.Producer`."""
         payload, event_ms, key, properties = message
         if len(payload) > base.MAX_MESSAGE_BYTES:
-            raise PayloadTooLarge(len(payload), base.MAX_MESSAGE_BYTES, self._topic)
+            raise PayloadTooLarge(len(payload), base.MAX_MESSAGE_BYTES, self.topic)
         if self._is_closed:
-            raise BrokerError(f"the producer for topic {self._topic!r} is closed", str(self._connection.address))
+            raise BrokerError(f"the producer for topic {self.topic!r} is closed", str(self._connection.address))
         if event_ms is not None and event_ms <= 0:
             raise UsageError(f"a capture time is ms since the epoch and more than 0, not {event_ms}")
         number = next(self._numbers)
@@ -82,13 +82,13 @@ class Producer:
             # Refused within send_async: send() raises it, instead of a call back into the caller's own thread.
             self._refused[number] = result.name
         else:
-            confirmed(pulsar_errors.delivery_error(self._topic, result.name, str(self._connection.address)))
+            confirmed(pulsar_errors.delivery_error(self.topic, result.name, str(self._connection.address)))
 
     def _refusal(self, name: str, size_bytes: int) -> EdgeServeError:
         if name == pulsar_errors.TOO_BIG:
             # This broker's limit is below ours, and its client tells nobody what it is.
-            return PayloadTooLarge(size_bytes, None, self._topic)
-        return pulsar_errors.delivery_error(self._topic, name, str(self._connection.address))
+            return PayloadTooLarge(size_bytes, None, self.topic)
+        return pulsar_errors.delivery_error(self.topic, name, str(self._connection.address))
 
     def close(self, timeout_ms: int) -> None:
         """See `base.Producer`."""
@@ -102,4 +102,4 @@ class Producer:
         for number in sorted(self._pending):
             settled = self._pending.pop(number, None)
             if settled is not None:
-                settled[0](pulsar_errors.delivery_error(self._topic, "Timeout", str(self._connection.address)))
+                settled[0](pulsar_errors.delivery_error(self.topic, "Timeout", str(self._connection.address)))

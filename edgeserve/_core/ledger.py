@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edgeserve._core.step import Example, Fate, Parcel
+from edgeserve._core.step import Decision, Example, Fate, Parcel
 
 # The namespace of derived ids: UUIDv5 of "edgeserve" in the nil namespace.
 _NAMESPACE = bytes.fromhex("e9c70594405558cd8b96ebd81a961adb")
@@ -28,8 +28,9 @@ class Stats:
         received: Inputs taken in (for a source: items taken from its stream).
         held: Inputs without a fate yet: they wait in a join, or their task raised.
         fates: How many inputs met each fate; those that none met are left out.
-        sent: Examples handed to the broker.
+        sent: Examples handed over to be sent.
         unconfirmed: Those of them that the broker has not confirmed yet.
+        dead_letters: Inputs that were given up and sent to the dead letters of their topic.
     """
 
     received: int = 0
@@ -37,10 +38,13 @@ class Stats:
     fates: Mapping[Fate, int] = field(default_factory=dict)
     sent: int = 0
     unconfirmed: int = 0
+    dead_letters: int = 0
 
     def __str__(self) -> str:
         fates = "".join(f", {count} {fate.value}" for fate, count in self.fates.items())
-        return f"{self.received} received{fates}, {self.held} held, {self.sent} sent ({self.unconfirmed} unconfirmed)"
+        letters = f", {self.dead_letters} dead letters" if self.dead_letters else ""
+        sent = f"{self.sent} sent ({self.unconfirmed} unconfirmed)"
+        return f"{self.received} received{fates}, {self.held} held, {sent}{letters}"
 
 
 class Ledger:
@@ -79,40 +83,55 @@ class Ledger:
             self._received += 1
             self._fates[fate] += 1
 
-    def settle(self, fates: Iterable[tuple[Example, Fate]]) -> None:
-        """Give examples their fates.
-
-        Raises:
-            RuntimeError: One has a fate already, which no operator may let happen.
-        """
+    def carry_out(self, decision: Decision) -> list[Parcel]:
+        """Do what a step decided: hold what its job runs on, settle fates, release. What may be acknowledged now."""
         with self._lock:
-            for example, fate in fates:
-                if example.fate is not None:
-                    raise RuntimeError(f"{example} was {example.fate.value} and can't be {fate.value} too")
-                example.fate = fate
-                self._fates[fate] += 1
-                self._held -= 1
+            if decision.job is not None:
+                for example in decision.job.examples:
+                    example.holds += 1
+            for example, fate in decision.fates:
+                self._settle(example, fate)
+            return self._release(decision.released)
 
-    def hold(self, examples: Iterable[Example]) -> None:
-        """Add a reason not to acknowledge each of them."""
+    def settle(self, examples: Iterable[Example], fate: Fate) -> None:
+        """Give examples a fate; those that have theirs already, from an earlier use, keep it."""
         with self._lock:
             for example in examples:
-                example.holds += 1
+                if example.fate is None:
+                    self._settle(example, fate)
 
     def release(self, examples: Iterable[Example]) -> list[Parcel]:
-        """Take one reason away from each, and return the messages that may be acknowledged now."""
+        """Take one reason away not to acknowledge each of them, and return what may be acknowledged now."""
+        with self._lock:
+            return self._release(examples)
+
+    def close(self, parcel: Parcel) -> list[Parcel]:
+        """Note that something in a message is done with that was never received as an example."""
         done: list[Parcel] = []
         with self._lock:
-            for example in examples:
-                if example.holds == 0:
-                    raise RuntimeError(f"{example} is released more often than it was held")
-                example.holds -= 1
-                if example.holds == 0:
-                    if self._open.get(example.id) is example:
-                        del self._open[example.id]
-                    _close(example.parcel, done)
-                    for twin in example.twins or ():
-                        _close(twin, done)
+            _close(parcel, done)
+        return done
+
+    def _settle(self, example: Example, fate: Fate) -> None:
+        if example.fate is not None:
+            raise RuntimeError(f"{example} was {example.fate.value} and can't be {fate.value} too")
+        example.fate = fate
+        self._fates[fate] += 1
+        self._held -= 1
+
+    def _release(self, examples: Iterable[Example]) -> list[Parcel]:
+        done: list[Parcel] = []
+        for example in examples:
+            example.holds -= 1
+            if example.holds > 0:
+                continue
+            if example.holds < 0:
+                raise RuntimeError(f"{example} is released more often than it was held")
+            if self._open.get(example.id) is example:
+                del self._open[example.id]
+            _close(example.parcel, done)
+            for twin in example.twins or ():
+                _close(twin, done)
         return done
 
     def forget(self) -> None:
@@ -128,11 +147,11 @@ class Ledger:
                     self._held -= 1
             self._open.clear()
 
-    def stats(self, *, sent: int, unconfirmed: int) -> Stats:
+    def stats(self, *, sent: int, unconfirmed: int, dead_letters: int = 0) -> Stats:
         """The counts of this moment."""
         with self._lock:
             fates = {fate: self._fates[fate] for fate in Fate if self._fates[fate]}
-            return Stats(self._received, self._held, fates, sent, unconfirmed)
+            return Stats(self._received, self._held, fates, sent, unconfirmed, dead_letters)
 
 
 def _close(parcel: Parcel | None, done: list[Parcel]) -> None:
@@ -141,11 +160,6 @@ def _close(parcel: Parcel | None, done: list[Parcel]) -> None:
     parcel.open_examples -= 1
     if parcel.open_examples == 0:
         done.append(parcel)
-
-
-def used(examples: Iterable[Example]) -> list[tuple[Example, Fate]]:
-    """The fate of examples that a job ran on; those that were used before keep theirs."""
-    return [(example, Fate.USED) for example in examples if example.fate is None]
 
 
 def derive_id(operator: bytes, inputs: Iterable[bytes]) -> bytes:

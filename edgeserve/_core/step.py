@@ -66,6 +66,7 @@ class Example:
         capture_ms: When it was captured, ms since the epoch.
         arrived_steady_ms: When the step took it in.
         parcel: The message it came in; None where there is no broker.
+        data: The bytes it came as, for when it has to be given up.
         twins: The messages of further copies, which may be acknowledged when this one may.
         is_decoded: Whether `decode` has run on the value.
         is_used: Whether a job was started with it.
@@ -73,20 +74,13 @@ class Example:
         holds: How many reasons there are not to acknowledge it yet.
     """
 
-    __slots__ = (
-        "arrived_steady_ms",
-        "capture_ms",
-        "fate",
-        "header",
-        "holds",
-        "id",
-        "is_decoded",
-        "is_used",
-        "parcel",
-        "source",
-        "twins",
-        "value",
-    )
+    # Defaults of the class: a step costs microseconds, and setting these would be one of them.
+    arrived_steady_ms = 0.0
+    twins: list[Parcel] | None = None
+    is_decoded = False
+    is_used = False
+    fate: Fate | None = None
+    holds = 0
 
     def __init__(
         self,
@@ -94,22 +88,17 @@ class Example:
         source: str,
         value: Any,
         capture_ms: int,
-        *,
         header: bytes = b"",
         parcel: Parcel | None = None,
+        data: bytes = b"",
     ) -> None:
         self.id = example_id
         self.source = source
-        self.header = header
         self.value = value
         self.capture_ms = capture_ms
-        self.arrived_steady_ms = 0.0
+        self.header = header
         self.parcel = parcel
-        self.twins: list[Parcel] | None = None
-        self.is_decoded = False
-        self.is_used = False
-        self.fate: Fate | None = None
-        self.holds = 0
+        self.data = data
 
     def __repr__(self) -> str:
         return f"Example({self.id.hex()[:8]} of {self.source!r}, captured at {self.capture_ms} ms)"

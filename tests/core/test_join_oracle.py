@@ -13,7 +13,7 @@ import pytest
 
 from edgeserve._core.clock import Now
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
-from edgeserve._core.ledger import Ledger, used
+from edgeserve._core.ledger import Ledger
 from edgeserve._core.step import Decision, Example, Fate, Parcel
 
 START_MS = 1_700_000_000_000
@@ -81,15 +81,14 @@ def play(join: Join, run: Run, *, end_ms: float = 1e6) -> Played:
         wake_ms = decision.wake_steady_ms
         fates = [*decision.fates]
         if decision.job is not None:
-            ledger.hold(decision.job.examples)
-            fates += used(decision.job.examples)
+            fates += [(example, Fate.USED) for example in decision.job.examples if example.fate is None]
             played.matches.append(tuple(examples[example.id] for example in decision.job.examples))
-        ledger.settle(fates)
+        acknowledged.update(parcel.delivery for parcel in ledger.carry_out(decision))
         for example, fate in fates:
             assert examples[example.id] not in played.fates
             played.fates[examples[example.id]] = fate
-        acknowledged.update(parcel.delivery for parcel in ledger.release(decision.released))
         if decision.job is not None:
+            ledger.settle(decision.job.examples, Fate.USED)
             assert acknowledged.isdisjoint(examples[example.id] for example in decision.job.examples)
             acknowledged.update(parcel.delivery for parcel in ledger.release(decision.job.examples))
         assert acknowledged == set(examples.values()) - {examples[example.id] for example in held_by(join)}

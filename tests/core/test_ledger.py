@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from edgeserve._core.ledger import Ledger, derive_id
-from edgeserve._core.step import Example, Fate, Parcel
+from edgeserve._core.step import Decision, Example, Fate, Job, Parcel
 
 
 def example(name: bytes, parcel: Parcel | None = None) -> Example:
@@ -26,8 +26,8 @@ def test_an_example_is_held_until_the_join_and_every_job_have_let_go() -> None:
     ledger, parcel = Ledger(), Parcel("message")
     held = example(b"1", parcel)
     ledger.receive(held)
-    ledger.hold([held])
-    ledger.hold([held])
+    ledger.carry_out(Decision(Job({"p": held})))
+    ledger.carry_out(Decision(Job({"p": held})))
     assert [ledger.release([held]), ledger.release([held]), ledger.release([held])] == [[], [], [parcel]]
 
 
@@ -46,7 +46,7 @@ def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
     ledger.receive(one)
     ledger.receive(two)
     ledger.count(Fate.MALFORMED)
-    ledger.settle([(one, Fate.USED)])
+    ledger.settle([one], Fate.USED)
     stats = ledger.stats(sent=1, unconfirmed=0)
     assert (stats.received, stats.held, stats.fates) == (3, 1, {Fate.USED: 1, Fate.MALFORMED: 1})
 
@@ -54,9 +54,21 @@ def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
 def test_nothing_meets_two_fates() -> None:
     ledger, one = Ledger(), example(b"1")
     ledger.receive(one)
-    ledger.settle([(one, Fate.USED)])
+    ledger.settle([one], Fate.USED)
+    ledger.settle([one], Fate.FAILED)  # a later use does not change what the first one was
+    assert ledger.stats(sent=0, unconfirmed=0).fates == {Fate.USED: 1}
+    decision = Decision()
+    decision.fates.append((one, Fate.EXPIRED))
     with pytest.raises(RuntimeError, match="was used"):
-        ledger.settle([(one, Fate.EXPIRED)])
+        ledger.carry_out(decision)
+
+
+def test_what_is_no_example_is_done_with_on_its_own() -> None:
+    ledger, parcel = Ledger(), Parcel("a pack", open_examples=2)
+    good = example(b"1", parcel)
+    ledger.receive(good)
+    assert ledger.close(parcel) == []
+    assert ledger.release([good]) == [parcel]
 
 
 def test_a_derived_id_is_a_uuid_of_version_5_that_depends_on_the_operator_and_each_input_in_order() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ import pytest
 
 from edgeserve._broker.base import Consumer, Message, Producer, Share
 from edgeserve._broker.connections import ConnectionLease
+from edgeserve._broker.marks import PACK
+from edgeserve._core.packs import unpack
 from edgeserve.message_format import GraphCodec
 
 CAPTURE_MS = 1_700_000_000_000
@@ -90,9 +92,12 @@ class Wire:
         reader.acknowledge(arrived)
         found = []
         for delivery in arrived:
-            example_id, source, _, payload = CODEC.decode(delivery.payload)
-            capture_ms = None if delivery.event_ms is None else delivery.event_ms - CAPTURE_MS
-            found.append(Sent(example_id, source, payload, capture_ms))
+            entries: Sequence[tuple[bytes, int | None]] = [(delivery.payload, delivery.event_ms)]
+            if PACK in delivery.properties:
+                entries = unpack(delivery.payload)
+            for data, event_ms in entries:
+                example_id, source, _, payload = CODEC.decode(data)
+                found.append(Sent(example_id, source, payload, None if event_ms is None else event_ms - CAPTURE_MS))
         return found
 
     def close(self) -> None:

@@ -1,0 +1,23 @@
+"""The properties with which our messages are marked, beside their payload."""
+
+from __future__ import annotations
+
+HEADER_SIZE = "edgeserve-header"
+"""How many bytes of header its examples have."""
+
+PACK = "edgeserve-pack"
+"""Its payload is a pack of examples; the value says in which form."""
+
+PACK_FORM = "1"
+
+ERROR = "edgeserve-error"
+"""On a dead letter: what went wrong."""
+
+OPERATOR = "edgeserve-operator"
+"""On a dead letter: who gave it up."""
+
+TOPIC = "edgeserve-topic"
+"""On a dead letter: the topic it came from."""
+
+MESSAGE_ID = "edgeserve-message-id"
+"""On a dead letter: the broker's id of the message it came in."""

@@ -1,0 +1,95 @@
+"""Which examples a sink has served, kept on disk: what the broker sends again after a kill is not served twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeserve._core.checks import check_count, check_ms
+from edgeserve.address import LocalAddress
+from edgeserve.errors import EdgeServeError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS served (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, served_ms INTEGER NOT NULL)
+"""
+# Old ones are removed in slices of this many, so that no step pays for many.
+_SLICE = 1000
+
+
+@dataclass(frozen=True)
+class Deduplicate:
+    """How long a sink remembers what it has served; whichever bound is reached first.
+
+    Attributes:
+        max_ids: How many ids; about 60 bytes of disk each.
+        max_age_ms: For how long.
+    """
+
+    max_ids: int = 1_000_000
+    max_age_ms: int = 24 * 3600 * 1000
+
+    def __post_init__(self) -> None:
+        check_count("max_ids", self.max_ids)
+        check_ms("max_age_ms", self.max_age_ms)
+
+
+class ServedIds:
+    """The ids that one sink has served, in a file that its stand-bys on this machine share.
+
+    An id is written when the callable has returned, before its message is acknowledged. It survives SIGKILL, as what
+    is written is the system's; a power cut may take the last ones.
+    """
+
+    def __init__(self, limits: Deduplicate, address: str, topics: list[str], sink_id: str) -> None:
+        self._limits = limits
+        self._pid = os.getpid()
+        self._since_removal = 0
+        name = hashlib.sha256(repr((address, sorted(topics), sink_id)).encode("utf-8", "replace")).hexdigest()[:24]
+        path: str | Path = ":memory:"
+        if not address.startswith("local://:memory:"):
+            folder = (LocalAddress().folder or Path()) / "served"
+            path = folder / f"{name}.db"
+        try:
+            if isinstance(path, Path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL").fetchall()
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise EdgeServeError(f"deduplicate= keeps the ids that were served in {path}: {error}") from error
+
+    def has(self, example_id: bytes, wall_ms: int) -> bool:
+        """Whether it was served, within the bounds."""
+        sql = "SELECT 1 FROM served WHERE id = ? AND served_ms >= ?"
+        return bool(self._database.execute(sql, (example_id, wall_ms - self._limits.max_age_ms)).fetchall())
+
+    def add(self, example_id: bytes, wall_ms: int) -> None:
+        """Remember one.
+
+        Raises:
+            EdgeServeError: The file can't be written; the example was served, and stays unacknowledged.
+        """
+        try:
+            self._database.execute("INSERT OR REPLACE INTO served (id, served_ms) VALUES (?, ?)", (example_id, wall_ms))
+            self._since_removal += 1
+            if self._since_removal >= min(_SLICE, self._limits.max_ids):
+                self._since_removal = 0
+                self._remove(wall_ms)
+        except sqlite3.Error as error:
+            raise EdgeServeError(f"what was served could not be noted: {error}") from error
+
+    def _remove(self, wall_ms: int) -> None:
+        sql = """DELETE FROM served WHERE number IN (SELECT number FROM served WHERE number <=
+            (SELECT max(number) FROM served) - ? OR served_ms < ? ORDER BY number LIMIT ?)"""
+        bounds = (self._limits.max_ids, wall_ms - self._limits.max_age_ms, 2 * _SLICE)
+        self._database.execute(sql, bounds)
+
+    def close(self) -> None:
+        """Close the file; a child of fork leaves it alone."""
+        if self._pid == os.getpid():
+            self._database.close()
