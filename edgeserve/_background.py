@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 R = TypeVar("R")
 
@@ -60,6 +62,8 @@ class BackgroundStep(Generic[R]):
 
     async def until_done(self) -> None:
         """Wait for its end."""
+        import asyncio  # who awaits has it loaded, and who does not is spared it
+
         entry = (asyncio.get_running_loop(), asyncio.get_running_loop().create_future())
         with self._lock:
             if self._outcome is not None:

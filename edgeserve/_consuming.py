@@ -12,15 +12,16 @@ import logging
 import os
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from edgeserve._broker.base import Message, Share
+from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
-from edgeserve._broker.inbox import Inbox, Malformed
+from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import Now, pause_ms
 from edgeserve._core.ledger import Ledger, Stats
@@ -33,7 +34,6 @@ from edgeserve._served_ids import Deduplicate, ServedIds
 from edgeserve._task import check_callables
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
-from edgeserve.message_format import pack_example
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,7 +98,11 @@ class Values:
 
     def gated(self, example: Example) -> Any:
         """What the gate makes of the example's payload."""
-        gate = self.gate.get(example.source) if isinstance(self.gate, Mapping) else self.gate
+        gate = self.gate
+        if gate is None:
+            return example.value
+        if isinstance(gate, Mapping):
+            gate = gate.get(example.source)
         return example.value if gate is None else interruptibly(gate, example.value)
 
     def task_value(self, example: Example) -> Any:
@@ -127,7 +131,10 @@ class Consuming(Operator[T]):
         self._values = values
         self._errors = errors
         self._ledger = Ledger()
+        # What came in the message that was opened last, and no step has taken yet.
+        self._arrivals: deque[Example] = deque()
         self._wake_steady_ms: float | None = None
+        self._is_over = False
         self._stands_by = False
         self._unknown: set[str] = set()
         self._tenure: int | None = None
@@ -204,42 +211,63 @@ class Consuming(Operator[T]):
             self._outbox.raise_failure()
 
     def _step(self) -> T | End | None:
-        self._raise_failure()
-        has_arrived = self._wait()
-        if has_arrived is None:
+        outbox = self._outbox
+        if outbox is not None and outbox.has_failed:
+            outbox.raise_failure()
+        arrival = None
+        if self._arrivals or self._wait():
+            arrival = self._arrivals.popleft()
+        elif self._is_over:
             return End.OF_STREAM
-        if has_arrived and self._inbox.tenure != self._tenure:
-            self._begin_tenure()
         now = self._clock.now()
-        arrival = self._admit(self._inbox.take(), now) if has_arrived else None
-        if has_arrived and arrival is None:
+        if arrival is not None and not self._admit(arrival, now):
             return None  # settled; a moment that is due comes after what has arrived
         decision = self._decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
-        self._inbox.acknowledge(self._ledger.carry_out(decision))
-        return self._perform(decision.job) if decision.job is not None else None
+        done = self._ledger.carry_out(decision)
+        if done:
+            self._inbox.acknowledge(done)
+        job = decision.job
+        if job is None:
+            return None
+        try:
+            return self._serve(job)
+        except Exception as error:
+            if not self._errors.covers(error):
+                raise
+            return self._recover(partial(self._serve, job), job.examples, error)
 
-    def _wait(self) -> bool | None:
-        """Wait for an arrival or the moment to wake: True for an arrival, which goes first; None for the end."""
+    def _wait(self) -> bool:
+        """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
+        self._raise_failure()
         until_ms = self._wake_steady_ms
         is_moment = until_ms is not None
         if until_ms is None and self._life.idle_timeout_ms is not None:
             until_ms = self._clock.now().steady_ms + self._life.idle_timeout_ms
+        self._is_over = False
         while not self._is_stopping:
             slice_ms = self._clock.slice_ms(until_ms)
             if self._inbox.fill(slice_ms):
+                if self._inbox.tenure != self._tenure:
+                    self._begin_tenure()
+                opened = self._inbox.open_next()
+                self._ledger.receive(opened)
+                self._arrivals.extend(opened)
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
-                return False if is_moment else None
+                self._is_over = not is_moment
+                return False
             self._note_stand_by()
             raise_noted()
             self._raise_failure()
-        return None
+        self._is_over = True
+        return False
 
     def _begin_tenure(self) -> None:
         """Start with nothing, if others had the subscription meanwhile."""
         if self._tenure is not None:
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
+            self._arrivals.clear()
             self._ledger.forget()
             self._forget()
         self._tenure = self._inbox.tenure
@@ -258,31 +286,30 @@ class Consuming(Operator[T]):
             _log.info("operator %s has taken over", self._name)
         self._stands_by = stands_by
 
-    def _admit(self, arrival: Example | Malformed, now: Now) -> Example | None:
-        """Take one arrival in; None if that settles it."""
-        if isinstance(arrival, Malformed):
-            self._ledger.count(Fate.MALFORMED)
-            self._bury_malformed(arrival)
-            return None
+    def _admit(self, arrival: Example, now: Now) -> bool:
+        """Take one arrival in. False if that settles it."""
+        if arrival.malformed is not None:
+            self._bury_malformed(arrival, arrival.malformed)
+        if arrival.fate is not None:
+            return False
         arrival.arrived_steady_ms = now.steady_ms
-        if not self._ledger.receive(arrival):
-            return None
         fate = self._fate_at_the_door(arrival, now)
         if fate is None:
             try:
-                arrival.value = self._values.gated(arrival)
+                value = self._values.gated(arrival)
             except Exception as error:
                 if not self._errors.covers(error):
                     raise
-                arrival.value = self._recover(partial(self._values.gated, arrival), [arrival], error)
+                value = self._recover(partial(self._values.gated, arrival), [arrival], error)
                 if arrival.fate is not None:
-                    return None
-            if arrival.value is not None:
-                return arrival
+                    return False
+            if value is not None:
+                arrival.value = value
+                return True
             fate = Fate.GATED
         self._ledger.settle([arrival], fate)
         self._release([arrival])
-        return None
+        return False
 
     def _fate_at_the_door(self, arrival: Example, now: Now) -> Fate | None:
         """Why an arrival is not wanted at all, if it is not."""
@@ -293,21 +320,12 @@ class Consuming(Operator[T]):
             return Fate.UNKNOWN_SOURCE
         return None
 
-    def _perform(self, job: Job) -> T | None:
-        try:
-            return self._serve(job)
-        except Exception as error:
-            if not self._errors.covers(error):
-                raise
-            return self._recover(partial(self._serve, job), job.examples, error)
-
     def _serve(self, job: Job) -> T | None:
         # Whatever raises from here to the send leaves the job's examples held, and so unacknowledged.
-        outcome = self._finish(job, self._call(job))
-        examples, output = job.examples, outcome.output
-        if output is not None and self._outbox is not None:
-            data = pack_example(output.id, self._op_from, b"", output.payload)
-            self._outbox.send(Message(data, output.capture_ms), examples)
+        value, payload, output_id, capture_ms = self._finish(job, self._call(job))
+        examples = job.examples
+        if payload is not None and self._outbox is not None:
+            self._outbox.send(b"".join((output_id, self._op_from, payload)), capture_ms, examples)
             self._ledger.settle(examples, Fate.USED)
         else:
             if self._served is not None:
@@ -315,8 +333,8 @@ class Consuming(Operator[T]):
                     self._served.add(example.id, self._clock.now().wall_ms)
             self._ledger.settle(examples, Fate.USED)
             self._release(examples)
-        value: T | None = outcome.value
-        return value
+        served: T | None = value
+        return served
 
     def _recover(self, again: Callable[[], R], examples: Sequence[Example], error: Exception) -> R | None:
         """Go on after an error over these examples, as `on_error` says; `again` is another try.
@@ -365,13 +383,16 @@ class Consuming(Operator[T]):
         delivery = example.parcel.delivery
         self._dead_letters.send(delivery, example.data, example.capture_ms, reason, partial(self._release, [example]))
 
-    def _bury_malformed(self, malformed: Malformed) -> None:
-        def done() -> None:
-            self._inbox.acknowledge(self._ledger.close(malformed.parcel))
+    def _bury_malformed(self, malformed: Example, reason: str) -> None:
+        if malformed.parcel is None:
+            raise RuntimeError(f"{malformed} came in no message")
+        parcel = malformed.parcel
 
-        delivery = malformed.parcel.delivery
-        reason = f"MalformedMessage: {malformed.reason}"
-        self._dead_letters.send(delivery, malformed.data, delivery.event_ms, reason, done)
+        def done() -> None:
+            self._inbox.acknowledge(self._ledger.close(parcel))
+
+        error = f"MalformedMessage: {reason}"
+        self._dead_letters.send(parcel.delivery, malformed.data, malformed.capture_ms, error, done)
 
     def _release(self, examples: Sequence[Example]) -> None:
         if examples:

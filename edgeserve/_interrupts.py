@@ -21,10 +21,12 @@ class _State:
     """What the handler and the main thread share; no other thread touches it.
 
     Attributes:
+        is_installed: Whether the handler was looked at since a step last waited.
         is_shielded: Whether a step is doing its own work.
         is_noted: Whether Ctrl-C came meanwhile.
     """
 
+    is_installed = False
     is_shielded = False
     is_noted = False
 
@@ -44,10 +46,17 @@ def shield() -> bool:
     """Begin a step's own work. Whether `unshield` has to end it: in the main thread, unless one is under way."""
     if threading.get_ident() != _main or _state.is_shielded:
         return False
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _handle)
+    if not _state.is_installed:
+        _install()
     _state.is_shielded = True
     return True
+
+
+def _install() -> None:
+    # A handler of the user's own is left alone; it may come and go, so it is looked at now and then.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _handle)
+    _state.is_installed = True
 
 
 def unshield() -> None:
@@ -57,7 +66,8 @@ def unshield() -> None:
         KeyboardInterrupt: Ctrl-C came meanwhile.
     """
     _state.is_shielded = False
-    raise_noted()
+    if _state.is_noted:
+        raise_noted()
 
 
 @contextmanager
@@ -81,16 +91,19 @@ def raise_noted() -> None:
     Raises:
         KeyboardInterrupt: Ctrl-C came.
     """
-    if _state.is_noted and threading.get_ident() == _main:
-        _state.is_noted = False
-        raise KeyboardInterrupt
+    if threading.get_ident() == _main:
+        _state.is_installed = False
+        if _state.is_noted:
+            _state.is_noted = False
+            raise KeyboardInterrupt
 
 
 def interruptibly(function: Callable[..., T], *arguments: object, **named: object) -> T:
     """Call the user's code, in which Ctrl-C means what it always means."""
-    if threading.get_ident() != _main or not _state.is_shielded:
+    if not _state.is_shielded or threading.get_ident() != _main:
         return function(*arguments, **named)
-    raise_noted()
+    if _state.is_noted:
+        raise_noted()
     _state.is_shielded = False
     try:
         return function(*arguments, **named)

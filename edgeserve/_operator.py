@@ -271,36 +271,37 @@ class Operator(ABC, Generic[T]):
         if self._is_closed and self._interrupted == me:
             self._interrupted = None
             return End.OF_STREAM
-        self._check_usable()
+        if self._is_closed or self._pid != os.getpid():
+            self._check_usable()
         if self._turn_owner == me:
             raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
         has_shield = shield()
         try:
-            return self._step_in_turn(me)
+            if not self._turn.acquire(blocking=False):
+                self._wait_for_turn()
+            try:
+                if self._is_stopping:
+                    return End.OF_STREAM
+                self._turn_owner = self._stepper = me
+                return self._step()
+            except (StopIteration, StopAsyncIteration) as error:
+                # Passed on, it would end the iteration as if there were nothing more to come.
+                raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
+            finally:
+                self._turn_owner = None
+                try:
+                    if self._closes_after_step:
+                        self._close_parts()
+                finally:
+                    self._turn.release()
         finally:
             if has_shield:
                 unshield()
 
-    def _step_in_turn(self, me: int) -> T | End | None:
-        # Waits are cut into slices: a signal that the system hands to another thread wakes none that waits for ever.
-        if not self._turn.acquire(blocking=False):
-            while not self._turn.acquire(timeout=_SLICE_MS / 1000):
-                raise_noted()
-        try:
-            if self._is_stopping:
-                return End.OF_STREAM
-            self._turn_owner = self._stepper = me
-            return self._step()
-        except (StopIteration, StopAsyncIteration) as error:
-            # Passed on, it would end the iteration as if there were nothing more to come.
-            raise RuntimeError(f"something in operator {self._name!r} raised {type(error).__name__}") from error
-        finally:
-            self._turn_owner = None
-            try:
-                if self._closes_after_step:
-                    self._close_parts()
-            finally:
-                self._turn.release()
+    def _wait_for_turn(self) -> None:
+        # In slices: a signal that the system hands to another thread wakes none that waits for ever.
+        while not self._turn.acquire(timeout=_SLICE_MS / 1000):
+            raise_noted()
 
     def _take_over(self) -> T | End | None:
         """The result of a step whose awaiting caller was cancelled."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeserve._core.checks import check_count, check_ms
-from edgeserve.address import LocalAddress
+from edgeserve.address import data_folder
 from edgeserve.errors import EdgeServeError
 
 _SCHEMA = """
@@ -51,8 +51,7 @@ class ServedIds:
         name = hashlib.sha256(repr((address, sorted(topics), sink_id)).encode("utf-8", "replace")).hexdigest()[:24]
         path: str | Path = ":memory:"
         if not address.startswith("local://:memory:"):
-            folder = (LocalAddress().folder or Path()) / "served"
-            path = folder / f"{name}.db"
+            path = data_folder() / "served" / f"{name}.db"
         try:
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import platformdirs
-
 from edgeserve._core.checks import check_count
 from edgeserve.errors import UsageError
 
@@ -60,6 +58,16 @@ class PulsarAddress:
         return self.url
 
 
+def data_folder() -> Path:
+    """Where edgeserve keeps files unless it is told otherwise: `$EDGESERVE_HOME`, else the user's data folder."""
+    home = os.environ.get("EDGESERVE_HOME")
+    if home:
+        return Path(home).absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("edgeserve", appauthor=False))
+
+
 @dataclass(frozen=True)
 class LocalAddress:
     """The local broker: topics in the files of one folder, for the processes of one machine.
@@ -84,8 +92,7 @@ class LocalAddress:
     def folder(self) -> Path | None:
         """The folder of the files, absolute; None for a broker in memory."""
         if self.path is None:
-            home = os.environ.get("EDGESERVE_HOME")
-            return Path(home).absolute() if home else Path(platformdirs.user_data_dir("edgeserve", appauthor=False))
+            return data_folder()
         return None if self.path.startswith(MEMORY) else Path(self.path).expanduser().absolute()
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from edgeserve._consuming import Consuming, Inputs, Outputs, Values
 from edgeserve._core.clock import Clock, Now
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
 from edgeserve._core.ledger import derive_id
-from edgeserve._core.step import Decision, Example, Job, Outcome, Output
+from edgeserve._core.step import Decision, Example, Job, Outcome
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -149,15 +149,16 @@ class Compute(Consuming[bytes]):
         return self._join.decide(arrival, now)
 
     def _call(self, job: Job) -> Any:
-        arguments = {name: self._values.task_value(example) for name, example in job.inputs.items()}
+        task_value = self._values.task_value
+        arguments = {name: task_value(example) for name, example in job.inputs.items()}
         return interruptibly(self._task, **arguments)
 
     def _finish(self, job: Job, result: Any) -> Outcome:
         payload = None if result is None else gated_out(self._gate_out, result, "gate_out")
         if not payload:
-            return Outcome(None, None)
+            return Outcome(None)
         output_id = derive_id(self._op_from, [example.id for example in job.examples])
-        return Outcome(Output(output_id, payload, job.capture_ms), payload)
+        return Outcome(payload, payload, output_id, job.capture_ms)
 
 
 def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:

@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
-from edgeserve._broker.base import Message
+from edgeserve._broker.base import Producer
 from edgeserve._broker.connections import ConnectionLease
-from edgeserve._broker.outbox import Outbox
+from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight, Outbox
+from edgeserve._broker.spool import Spool, SpooledProducer
 from edgeserve._core.clock import Clock
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Fate
@@ -23,10 +24,12 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
-from edgeserve.message_format import pack_example
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
+
+
+Overflow = Literal["block", "drop_oldest", "spool"]
 
 
 class DataSource(Operator[bytes]):
@@ -46,6 +49,14 @@ class DataSource(Operator[bytes]):
         log_path, log_filename: Replay logs; not in this version.
         event_time: Called on each item for its capture time, ms since the epoch; None: the time at which the stream
             yielded it.
+        overflow: What happens when the broker can't keep up, or is away. `'block'`: sending waits; `'drop_oldest'`:
+            what has waited longest is dropped, and counted as evicted; `'spool'`: everything is written to this
+            machine's disk first, and from there to the broker, in order, also by the next run of this source; the
+            broker need not be there at the start.
+        max_unconfirmed: How many examples may be on their way, beyond which the broker can't keep up (and at most
+            64 MiB of them).
+        spool_path: The folder of the spool; None for the user's data folder.
+        spool_max_bytes: What the spool may hold; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several
             times as fast; False sends each as a message of its own, as the research prototype did.
         clock: Where time is read; None for the machine's clocks.
@@ -67,6 +78,10 @@ class DataSource(Operator[bytes]):
         log_filename: str | None = None,
         *,
         event_time: Callable[[Any], float] | None = None,
+        overflow: Overflow = "block",
+        max_unconfirmed: int = MAX_UNCONFIRMED,
+        spool_path: str | None = None,
+        spool_max_bytes: int = 1 << 30,
         packing: bool = True,
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
@@ -77,6 +92,8 @@ class DataSource(Operator[bytes]):
         if not isinstance(stream, Iterable):
             raise UsageError(f"the stream is a {type(stream).__name__}: expected something to iterate over")
         check_callables(gate=gate, event_time=event_time)
+        if overflow not in ("block", "drop_oldest", "spool"):
+            raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         self._op_from = op_from
         self._gate = gate
@@ -85,11 +102,23 @@ class DataSource(Operator[bytes]):
         self._door = threading.Lock()
         self._is_in_stream = False
         self._is_abandoned = False
+        self._drops = overflow == "drop_oldest"
+        spool = Spool(spool_path, spool_max_bytes)
         with self._parts as opening:  # closes what is open already when the rest fails
-            lease = ConnectionLease(pulsar_node)
-            opening.callback(lease.close)
+            if overflow == "spool":
+                producer: Producer = SpooledProducer(spool, pulsar_node, topic, source_id)
+                address = str(spool.address)
+            else:
+                lease = ConnectionLease(pulsar_node)
+                opening.callback(lease.close)
+                producer, address = lease.connection.producer(topic), str(lease.address)
             self._outbox: Outbox[None] = Outbox(
-                lease.connection.producer(topic), str(lease.address), _nothing, packing=packing
+                producer,
+                address,
+                self._confirmed,
+                on_dropped=self._dropped if self._drops else None,
+                packing=packing,
+                limits=InFlight.of(packing=packing, max_examples=max_unconfirmed),
             )
             opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
@@ -120,22 +149,35 @@ class DataSource(Operator[bytes]):
         if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
         capture_ms = self._clock.now().wall_ms
-        fate = Fate.FAILED  # unless the end is reached: an item can't be taken from its stream again
+        if self._drops:
+            self._ledger.take_in()
         try:
-            payload = self._send(item, capture_ms)
-            fate = Fate.GATED if payload is None else Fate.USED
-        finally:
-            self._ledger.count(fate)
+            payload = gated_out(self._gate, item, "gate") if item is not None else None
+            if payload is not None:
+                if self._event_time is not None:
+                    capture_ms = _checked_ms(interruptibly(self._event_time, item))
+                self._outbox.send(b"".join((_random_id(), self._op_from, payload)), capture_ms, None)
+        except BaseException:
+            self._count(Fate.FAILED)  # an item can't be taken from its stream again
+            raise
+        if payload is None:
+            self._count(Fate.GATED)
+        elif not self._drops:  # then it may yet be dropped
+            self._count(Fate.USED)
         return payload
 
-    def _send(self, item: Any, capture_ms: int) -> bytes | None:
-        payload = gated_out(self._gate, item, "gate") if item is not None else None
-        if payload is None:
-            return None
-        if self._event_time is not None:
-            capture_ms = _checked_ms(interruptibly(self._event_time, item))
-        self._outbox.send(Message(pack_example(_random_id(), self._op_from, b"", payload), capture_ms), None)
-        return payload
+    def _count(self, fate: Fate) -> None:
+        if self._drops:
+            self._ledger.settle_some(1, fate)
+        else:
+            self._ledger.count(fate)
+
+    def _confirmed(self, tokens: Sequence[None]) -> None:
+        if self._drops:
+            self._ledger.settle_some(len(tokens), Fate.USED)
+
+    def _dropped(self, tokens: Sequence[None]) -> None:
+        self._ledger.settle_some(len(tokens), Fate.EVICTED)
 
 
 class CodeSource(DataSource):
@@ -284,7 +326,3 @@ def _random_id() -> bytes:
     digits[6] = digits[6] & 0x0F | 0x40
     digits[8] = digits[8] & 0x3F | 0x80
     return bytes(digits)
-
-
-def _nothing(_: Sequence[None]) -> None:
-    pass

@@ -98,15 +98,10 @@ class Materialize(Consuming[T]):
         )
 
     def _decide(self, arrival: Example | None, now: Now) -> Decision:
-        if arrival is None:
-            return Decision()
-        arrival.is_used = True
-        decision = Decision(Job({"example": arrival}))
-        decision.released.append(arrival)
-        return decision
+        return Decision() if arrival is None else Decision.to_serve("example", arrival)
 
     def _call(self, job: Job) -> T:
         return interruptibly(self._materialize, self._values.task_value(job.inputs["example"]))
 
     def _finish(self, job: Job, result: T) -> Outcome:
-        return Outcome(None, result)
+        return Outcome(result)

@@ -64,7 +64,7 @@ class DeadLetters:
         """
         marks = {ERROR: error, OPERATOR: self._operator, TOPIC: delivery.topic, MESSAGE_ID: delivery.message_id}
         properties = {**delivery.properties, **{mark: _text(value) for mark, value in marks.items()}}
-        self._outbox(delivery.topic).send(Message(data, capture_ms, delivery.key, properties), done)
+        self._outbox(delivery.topic).send_message(Message(data, capture_ms, delivery.key, properties), done)
 
     def _outbox(self, topic: str) -> Outbox[Callable[[], None]]:
         outbox = self._outboxes.get(topic)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, PACK, PACK_FORM
@@ -17,28 +16,12 @@ from edgeserve.message_format import split_example
 _log = logging.getLogger("edgeserve.inbox")
 
 
-class Malformed(NamedTuple):
-    """A message, or an entry of a pack, that is no example.
-
-    Attributes:
-        parcel: The message it came in.
-        data: Its bytes.
-        reason: Why it is none.
-    """
-
-    parcel: Parcel
-    data: bytes
-    reason: str
-
-
 class Inbox:
     """What has arrived for one operator and was not taken yet."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._deliveries: deque[Delivery] = deque()
-        # What is in the message that was opened last: packs are opened one at a time, to hold little.
-        self._opened: deque[Example | Malformed] = deque()
 
     @property
     def is_active(self) -> bool:
@@ -51,17 +34,14 @@ class Inbox:
         return self._consumer.tenure
 
     def fill(self, timeout_ms: int) -> bool:
-        """Wait until something is here, at most `timeout_ms`. Whether there is something to take."""
-        if self._opened or self._deliveries:
-            return True
-        self._deliveries.extend(self._consumer.receive(timeout_ms))
+        """Wait until a message is here, at most `timeout_ms`. Whether there is one to open."""
+        if not self._deliveries:
+            self._deliveries.extend(self._consumer.receive(timeout_ms))
         return bool(self._deliveries)
 
-    def take(self) -> Example | Malformed:
-        """Take what came first, decoded. Only after `fill` said that there is something."""
-        if not self._opened:
-            self._opened.extend(_open(self._deliveries.popleft()))
-        return self._opened.popleft()
+    def open_next(self) -> list[Example]:
+        """What is in the message that came first: one example or more. Only after `fill` said that there is one."""
+        return _open(self._deliveries.popleft())
 
     def acknowledge(self, parcels: Sequence[Parcel]) -> None:
         """Mark messages as done."""
@@ -70,12 +50,11 @@ class Inbox:
 
     def close(self) -> None:
         """Leave the subscription; what was not acknowledged goes to the next consumer."""
-        self._opened.clear()
         self._deliveries.clear()
         self._consumer.close()
 
 
-def _open(delivery: Delivery) -> list[Example | Malformed]:
+def _open(delivery: Delivery) -> list[Example]:
     """What is in a message: one example, or those of a pack."""
     payload, properties = delivery.payload, delivery.properties
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
@@ -88,26 +67,28 @@ def _open(delivery: Delivery) -> list[Example | Malformed]:
             if PACK in properties:
                 entries = _unpacked(payload, properties[PACK])
         except MalformedMessage as error:
-            return [_malformed(parcel, payload, error)]
+            return [_malformed(parcel, payload, capture_ms, error)]
         if PACK in properties:
             # Its examples have bytes of their own now.
             marks = {name: value for name, value in properties.items() if name != PACK}
             parcel = Parcel(delivery._replace(payload=b"", properties=marks), len(entries))
-    opened: list[Example | Malformed] = []
+    opened: list[Example] = []
     for data, captured_ms in entries:
         try:
             example_id, source, header, value = split_example(data, header_size)
         except MalformedMessage as error:
-            opened.append(_malformed(parcel, data, error))
+            opened.append(_malformed(parcel, data, captured_ms, error))
         else:
             opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
     return opened
 
 
-def _malformed(parcel: Parcel, data: bytes, error: MalformedMessage) -> Malformed:
+def _malformed(parcel: Parcel, data: bytes, capture_ms: int, error: MalformedMessage) -> Example:
     delivery = parcel.delivery
     _log.warning("topic %s: message %s is malformed: %s", delivery.topic, delivery.message_id, error)
-    return Malformed(parcel, data, str(error))
+    malformed = Example(b"", "", data, capture_ms, parcel=parcel, data=data)
+    malformed.malformed = str(error)
+    return malformed
 
 
 def _header_size(mark: str) -> int:

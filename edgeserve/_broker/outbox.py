@@ -27,7 +27,14 @@ Token = TypeVar("Token")
 _SLICE_S = 0.2
 # What an entry of a pack takes beside the example itself, at most.
 _ENTRY_BYTES = 15
+# What waits: an example's bytes, its capture time, its token, and the message if it must be one of its own.
+_Waiting = tuple[bytes, int, Token, Message | None]
 _PACK_MARKS = {PACK: PACK_FORM}
+
+
+MAX_UNCONFIRMED = 4000
+# Each of them an example, so that many must be under way to keep the broker busy.
+_MAX_SINGLE_MESSAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -41,18 +48,18 @@ class InFlight:
     """
 
     max_messages: int = 4
-    max_examples: int = 4000
+    max_examples: int = MAX_UNCONFIRMED
     max_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         check_count("max_messages", self.max_messages)
-        check_count("max_examples", self.max_examples)
+        check_count("max_unconfirmed", self.max_examples)
         check_count("max_bytes", self.max_bytes)
 
-
-PACKED = InFlight()
-# Each example is a message of its own, so that more of them must be under way to keep the broker busy.
-SINGLE = InFlight(max_messages=1000, max_examples=1000)
+    @classmethod
+    def of(cls, *, packing: bool, max_examples: int = MAX_UNCONFIRMED) -> InFlight:
+        """What suits packs, or messages of one example each."""
+        return cls(cls.max_messages if packing else _MAX_SINGLE_MESSAGES, max_examples)
 
 
 class Outbox(Generic[Token]):
@@ -64,6 +71,7 @@ class Outbox(Generic[Token]):
         producer: Where it sends to.
         address: The broker's, for errors.
         on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
+        on_dropped: What is called with the tokens of what made room; None: a send waits for room.
         packing: Whether examples that had to wait leave in packs.
         limits: How much may be on its way; None for what suits `packing`.
     """
@@ -74,17 +82,20 @@ class Outbox(Generic[Token]):
         address: str,
         on_confirmed: Callable[[Sequence[Token]], None],
         *,
+        on_dropped: Callable[[Sequence[Token]], None] | None = None,
         packing: bool = True,
         limits: InFlight | None = None,
     ) -> None:
         self._producer = producer
         self._address = address
         self._on_confirmed = on_confirmed
+        self._on_dropped = on_dropped
         self._most_packed = packs.MAX_EXAMPLES if packing else 1
-        self._limits = limits if limits is not None else PACKED if packing else SINGLE
+        self._limits = limits if limits is not None else InFlight.of(packing=packing)
         self._max_pack_bytes = packs.MAX_BYTES
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting: deque[tuple[Message, Token]] = deque()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: deque[_Waiting[Token]] = deque()
         self._messages = 0
         self._examples = 0
         self._bytes = 0
@@ -104,6 +115,11 @@ class Outbox(Generic[Token]):
         """How many of them the broker has neither stored nor refused yet."""
         return self._examples
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether `raise_failure` would raise."""
+        return bool(self._failures)
+
     def raise_failure(self) -> None:
         """Raise what earlier sends failed with, once.
 
@@ -112,13 +128,13 @@ class Outbox(Generic[Token]):
         """
         if not self._failures:
             return
-        with self._changed:
+        with self._lock:
             failures, self._failures = self._failures, []
         first, examples = failures[0][0], sum(count for _, count in failures)
         in_all = f" ({examples} examples in all)" if examples > 1 else ""
         raise DeliveryError(f"{first}{in_all}", self._address) from first
 
-    def send(self, message: Message, token: Token) -> None:
+    def send(self, data: bytes, capture_ms: int, token: Token) -> None:
         """Hand over one example; wait first while too much is on its way.
 
         `token` is passed on when it is stored, and never if it can't be.
@@ -127,20 +143,29 @@ class Outbox(Generic[Token]):
             PayloadTooLarge: The broker does not take messages of this size; nothing was sent.
             DeliveryError: It was closed while the send waited.
         """
-        size = len(message.payload)
+        self._send((data, capture_ms, token, None))
+
+    def send_message(self, message: Message, token: Token) -> None:
+        """Hand over a message that is never part of a pack: one with a key or marks of its own. As `send`."""
+        self._send((message.payload, 0, token, message))
+
+    def _send(self, own: _Waiting[Token]) -> None:
+        size = len(own[0])
         if size > MAX_MESSAGE_BYTES:
             raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, self._producer.topic)
-        with self._changed:
-            if self._is_full(size):
+        limits = self._limits
+        if self._on_dropped is not None:
+            self._on_dropped(self._drop_oldest(size))
+        with self._lock:
+            if self._examples >= limits.max_examples or (self._examples and self._bytes + size > limits.max_bytes):
                 self._wait_for_room(size)
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
             self._examples += 1
             self._bytes += size
             self._sent += 1
-            own = (message, token)
             self._waiting.append(own)
-            if self._messages >= self._limits.max_messages or self._is_draining:
+            if self._messages >= limits.max_messages or self._is_draining:
                 return
         self._drain(own)
 
@@ -157,14 +182,26 @@ class Outbox(Generic[Token]):
         finally:
             self._watchers -= 1
 
-    def _drain(self, own: tuple[Message, Token] | None = None) -> None:
+    def _drop_oldest(self, size: int) -> list[Token]:
+        """Take out what waited longest, until there is room or nothing waits."""
+        dropped = []
+        with self._lock:
+            while self._waiting and self._is_full(size):
+                data, _, token, _ = self._waiting.popleft()
+                self._examples -= 1
+                self._bytes -= len(data)
+                self._sent -= 1
+                dropped.append(token)
+        return dropped
+
+    def _drain(self, own: _Waiting[Token] | None = None) -> None:
         """Send what waits, as far as it may leave.
 
         Raises:
             Exception: What was refused is `own`, and nothing else.
         """
         while True:
-            with self._changed:
+            with self._lock:
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
                 if self._is_draining or not self._waiting or self._messages >= self._limits.max_messages:
                     return
@@ -175,47 +212,48 @@ class Outbox(Generic[Token]):
                 self._leave(leaving)
             except Exception as error:
                 if not self._comes_again(leaving, error):
-                    is_own = len(leaving) == 1 and leaving[0] is own
+                    is_own = leaving[0] is own
                     self._settle(leaving, None if is_own else error, is_own=is_own)
                     if is_own:
                         raise
             finally:
-                with self._changed:
+                with self._lock:
                     self._is_draining = False
 
-    def _take_what_leaves(self) -> list[tuple[Message, Token]]:
+    def _take_what_leaves(self) -> list[_Waiting[Token]]:
         """The next example, and those after it that fit into one pack with it. With the lock."""
         waiting = self._waiting
         leaving = [waiting.popleft()]
-        if not waiting or self._most_packed == 1 or not _fits_a_pack(leaving[0][0]):
+        if leaving[0][3] is not None:
             return leaving
-        room = self._max_pack_bytes - len(leaving[0][0].payload) - _ENTRY_BYTES
-        while waiting and len(leaving) < self._most_packed and _fits_a_pack(waiting[0][0]):
-            room -= len(waiting[0][0].payload) + _ENTRY_BYTES
+        room = self._max_pack_bytes - len(leaving[0][0]) - _ENTRY_BYTES
+        while waiting and len(leaving) < self._most_packed and waiting[0][3] is None:
+            room -= len(waiting[0][0]) + _ENTRY_BYTES
             if room < 0:
                 break
             leaving.append(waiting.popleft())
         return leaving
 
-    def _leave(self, leaving: list[tuple[Message, Token]]) -> None:
-        if len(leaving) == 1:
-            message = leaving[0][0]
+    def _leave(self, leaving: list[_Waiting[Token]]) -> None:
+        data, capture_ms, _, whole = leaving[0]
+        if len(leaving) > 1:
+            entries = [(each[0], each[1]) for each in leaving]
+            message = Message(packs.pack(entries), max([each[1] for each in leaving]), None, _PACK_MARKS)
         else:
-            entries = [(message.payload, message.event_ms or 0) for message, _ in leaving]
-            message = Message(packs.pack(entries), max(ms for _, ms in entries), None, _PACK_MARKS)
+            message = whole if whole is not None else Message(data, capture_ms)
 
         def confirmed(error: BrokerError | None) -> None:
             self._settle(leaving, error)
             self._drain()
             if error is None:
-                self._on_confirmed([token for _, token in leaving])
+                self._on_confirmed([each[2] for each in leaving])
 
         self._producer.send(message, confirmed)
 
-    def _settle(self, settled: list[tuple[Message, Token]], error: Exception | None, *, is_own: bool = False) -> None:
+    def _settle(self, settled: list[_Waiting[Token]], error: Exception | None, *, is_own: bool = False) -> None:
         """Count a message out that is stored, or was refused."""
-        size = sum(len(message.payload) for message, _ in settled)
-        with self._changed:
+        size = sum([len(each[0]) for each in settled])
+        with self._lock:
             self._messages -= 1
             self._examples -= len(settled)
             self._bytes -= size
@@ -223,14 +261,14 @@ class Outbox(Generic[Token]):
                 self._sent -= 1
             if error is not None:
                 self._failures.append((error, len(settled)))
-            if self._watchers or not self._examples:
+            if self._watchers:
                 self._changed.notify_all()
 
-    def _comes_again(self, leaving: list[tuple[Message, Token]], error: Exception) -> bool:
+    def _comes_again(self, leaving: list[_Waiting[Token]], error: Exception) -> bool:
         """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
         if len(leaving) == 1 or not isinstance(error, PayloadTooLarge):
             return False
-        with self._changed:
+        with self._lock:
             self._messages -= 1
             self._waiting.extendleft(reversed(leaving))
             self._max_pack_bytes = max(1, error.size_bytes // 2)
@@ -238,7 +276,7 @@ class Outbox(Generic[Token]):
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""
-        with self._changed:
+        with self._lock:
             self._is_stopped = True
             self._changed.notify_all()
 
@@ -250,7 +288,7 @@ class Outbox(Generic[Token]):
         """
         self.stop()
         until_ms = steady_ms() + timeout_ms
-        with self._changed:
+        with self._lock:
             while self._waiting and (left_ms := until_ms - steady_ms()) > 0:
                 self._watchers += 1
                 self._changed.wait(min(_SLICE_S, left_ms / 1000))
@@ -259,13 +297,8 @@ class Outbox(Generic[Token]):
             left, self._waiting = self._waiting, deque()
         self._producer.close(max(0, int(until_ms - steady_ms())))
         if left:
-            with self._changed:
+            with self._lock:
                 self._examples -= len(left)
                 error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
                 self._failures.append((DeliveryError(error, self._address), len(left)))
         self.raise_failure()
-
-
-def _fits_a_pack(message: Message) -> bool:
-    """Whether it may be in a pack: a key is the whole message's, and so are marks; a pack needs a capture time."""
-    return message.key is None and not message.properties and message.event_ms is not None

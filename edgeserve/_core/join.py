@@ -73,9 +73,12 @@ class NoJoin:
         self._pace = Pace(policy.min_interval_ms)
         (self._parameter,) = policy.parameters
         self._next: Example | None = None
+        self._serves_all = not policy.min_interval_ms and policy.drop_if_older_than_ms is None
 
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for."""
+        if self._serves_all and arrival is not None:
+            return Decision.to_serve(self._parameter, arrival)
         decision = Decision()
         if arrival is not None:
             self._offer(arrival, now, decision)

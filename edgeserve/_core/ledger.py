@@ -2,22 +2,25 @@
 
 Fates and acknowledging are kept apart. An example has a fate when it is first used or given up; it may be
 acknowledged when nothing holds it any more: not the join, which may use it again, and not a job whose output the
-broker has not confirmed. Confirmations come on a thread of the broker's, so the ledger has a lock; nothing but its
-own arithmetic runs under it.
+broker has not confirmed. Confirmations come on a thread of the broker's, so holding and releasing have a lock; nothing
+but the ledger's own arithmetic runs under it. Fates are given by one thread at a time, and counted without it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeserve._core.step import Decision, Example, Fate, Parcel
 
 # The namespace of derived ids: UUIDv5 of "edgeserve" in the nil namespace.
 _NAMESPACE = bytes.fromhex("e9c70594405558cd8b96ebd81a961adb")
+
+# The bits of a UUID that say its version and variant, and how version 5 has them.
+_NO_VERSION = ~((0xF << 76) | (0b11 << 62))
+_VERSION_5 = (5 << 76) | (0b10 << 62)
 
 
 @dataclass(frozen=True)
@@ -53,52 +56,63 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[bytes, Example] = {}
-        self._fates: Counter[Fate] = Counter()
+        self._fates = dict.fromkeys(Fate, 0)
         self._received = 0
-        self._held = 0
 
-    def receive(self, example: Example) -> bool:
-        """Take in an example, held once. False if one with its id is held: it is settled as a duplicate.
+    def receive(self, examples: Sequence[Example]) -> None:
+        """Take in what came in one message; each example is held once.
+
+        One whose id is held already gets its fate here: it is a duplicate. So does what is malformed.
 
         A copy is acknowledged together with the one that is held, never before it: where the broker sent the
         same message again, acknowledging the copy would acknowledge both.
         """
+        self._received += len(examples)
         with self._lock:
-            self._received += 1
-            original = self._open.get(example.id)
-            if original is not None:
-                example.fate = Fate.DUPLICATE
-                self._fates[Fate.DUPLICATE] += 1
+            for example in examples:
+                if example.malformed is not None:
+                    self._settle(example, Fate.MALFORMED)
+                    continue
+                original = self._open.setdefault(example.id, example)
+                if original is example:
+                    example.holds = 1
+                    continue
+                self._settle(example, Fate.DUPLICATE)
                 if example.parcel is not None:
                     original.twins = [*(original.twins or ()), example.parcel]
-                return False
-            example.holds = 1
-            self._held += 1
-            self._open[example.id] = example
-            return True
 
     def count(self, fate: Fate) -> None:
         """Count an input that is settled as it comes, and never held."""
-        with self._lock:
-            self._received += 1
-            self._fates[fate] += 1
+        self._received += 1
+        self._fates[fate] += 1
 
-    def carry_out(self, decision: Decision) -> list[Parcel]:
+    def take_in(self) -> None:
+        """Count an input that is held and known by nothing but its number."""
+        self._received += 1
+
+    def settle_some(self, count: int, fate: Fate) -> None:
+        """Give so many of them a fate."""
+        self._fates[fate] += count
+
+    def carry_out(self, decision: Decision) -> Sequence[Parcel]:
         """Do what a step decided: hold what its job runs on, settle fates, release. What may be acknowledged now."""
+        for example, fate in decision.fates:
+            self._settle(example, fate)
+        job, released = decision.job, decision.released
+        if job is not None and released is job.examples:
+            return ()  # the job holds what the operator held
         with self._lock:
-            if decision.job is not None:
-                for example in decision.job.examples:
+            if job is not None:
+                for example in job.examples:
                     example.holds += 1
-            for example, fate in decision.fates:
-                self._settle(example, fate)
-            return self._release(decision.released)
+            return self._release(released)
 
     def settle(self, examples: Iterable[Example], fate: Fate) -> None:
         """Give examples a fate; those that have theirs already, from an earlier use, keep it."""
-        with self._lock:
-            for example in examples:
-                if example.fate is None:
-                    self._settle(example, fate)
+        for example in examples:
+            if example.fate is None:
+                example.fate = fate
+                self._fates[fate] += 1
 
     def release(self, examples: Iterable[Example]) -> list[Parcel]:
         """Take one reason away not to acknowledge each of them, and return what may be acknowledged now."""
@@ -106,7 +120,7 @@ class Ledger:
             return self._release(examples)
 
     def close(self, parcel: Parcel) -> list[Parcel]:
-        """Note that something in a message is done with that was never received as an example."""
+        """Note that something malformed in a message is done with."""
         done: list[Parcel] = []
         with self._lock:
             _close(parcel, done)
@@ -117,19 +131,20 @@ class Ledger:
             raise RuntimeError(f"{example} was {example.fate.value} and can't be {fate.value} too")
         example.fate = fate
         self._fates[fate] += 1
-        self._held -= 1
 
     def _release(self, examples: Iterable[Example]) -> list[Parcel]:
         done: list[Parcel] = []
+        is_open = self._open
         for example in examples:
             example.holds -= 1
             if example.holds > 0:
                 continue
             if example.holds < 0:
                 raise RuntimeError(f"{example} is released more often than it was held")
-            if self._open.get(example.id) is example:
-                del self._open[example.id]
-            _close(example.parcel, done)
+            if is_open.get(example.id) is example:
+                del is_open[example.id]
+            if example.parcel is not None:
+                _close(example.parcel, done)
             for twin in example.twins or ():
                 _close(twin, done)
         return done
@@ -142,21 +157,18 @@ class Ledger:
         with self._lock:
             for example in self._open.values():
                 if example.fate is None:
-                    example.fate = Fate.SUPERSEDED
-                    self._fates[Fate.SUPERSEDED] += 1
-                    self._held -= 1
+                    self._settle(example, Fate.SUPERSEDED)
             self._open.clear()
 
     def stats(self, *, sent: int, unconfirmed: int, dead_letters: int = 0) -> Stats:
         """The counts of this moment."""
-        with self._lock:
-            fates = {fate: self._fates[fate] for fate in Fate if self._fates[fate]}
-            return Stats(self._received, self._held, fates, sent, unconfirmed, dead_letters)
+        # What is received is counted before its fate, and read after it: so nothing is ever held less than not at all.
+        fates = {fate: count for fate, count in self._fates.items() if count}
+        received = self._received
+        return Stats(received, received - sum(fates.values()), fates, sent, unconfirmed, dead_letters)
 
 
-def _close(parcel: Parcel | None, done: list[Parcel]) -> None:
-    if parcel is None:
-        return
+def _close(parcel: Parcel, done: list[Parcel]) -> None:
     parcel.open_examples -= 1
     if parcel.open_examples == 0:
         done.append(parcel)
@@ -168,7 +180,5 @@ def derive_id(operator: bytes, inputs: Iterable[bytes]) -> bytes:
     The same inputs give the same id, so a run that is repeated after a crash can be recognised. 16 bytes, made as
     version 5 of RFC 9562 (SHA-1 of a namespace and a name), on bytes.
     """
-    digest = bytearray(hashlib.sha1(b"".join((_NAMESPACE, operator, *inputs)), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest)
+    digest = hashlib.sha1(b"".join((_NAMESPACE, operator, *inputs)), usedforsecurity=False).digest()
+    return (int.from_bytes(digest[:16], "big") & _NO_VERSION | _VERSION_5).to_bytes(16, "big")

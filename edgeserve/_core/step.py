@@ -7,12 +7,14 @@ second an `Outcome`; neither sends, acknowledges or counts anything.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Fate(enum.Enum):
     """What became of an input. Every input gets exactly one, at its first use or when it is given up."""
+
+    __hash__ = object.__hash__  # that of an Enum is Python code, and counting fates is part of every step
 
     USED = "used"
     """A task or a sink ran on it, and what it returned was sent on."""
@@ -67,6 +69,7 @@ class Example:
         arrived_steady_ms: When the step took it in.
         parcel: The message it came in; None where there is no broker.
         data: The bytes it came as, for when it has to be given up.
+        malformed: Why these bytes are no example, if they are none.
         twins: The messages of further copies, which may be acknowledged when this one may.
         is_decoded: Whether `decode` has run on the value.
         is_used: Whether a job was started with it.
@@ -75,6 +78,7 @@ class Example:
     """
 
     # Defaults of the class: a step costs microseconds, and setting these would be one of them.
+    malformed: str | None = None
     arrived_steady_ms = 0.0
     twins: list[Parcel] | None = None
     is_decoded = False
@@ -116,12 +120,13 @@ class Job:
 
     def __init__(self, inputs: Mapping[str, Example]) -> None:
         self.inputs = inputs
-        self.examples: Sequence[Example] = tuple(inputs.values())
+        self.examples = list(inputs.values())
 
     @property
     def capture_ms(self) -> int:
         """The newest capture time among them: that of what is made from them."""
-        return max(example.capture_ms for example in self.examples)
+        examples = self.examples
+        return examples[0].capture_ms if len(examples) == 1 else max([example.capture_ms for example in examples])
 
 
 class Decision:
@@ -129,18 +134,28 @@ class Decision:
 
     Attributes:
         fates: Inputs whose fate is settled, each with it.
-        released: Inputs that the operator holds no longer; a job that runs on them holds them by itself.
+        released: Inputs that the operator holds no longer; a job that runs on them holds them by itself. Where they
+            are `job.examples` itself, that is all there is to carry out.
         job: What to run the task on, if anything.
         wake_steady_ms: When to step again without an arrival; None: not before one arrives.
     """
 
     __slots__ = ("fates", "job", "released", "wake_steady_ms")
 
-    def __init__(self, job: Job | None = None) -> None:
+    def __init__(self) -> None:
         self.fates: list[tuple[Example, Fate]] = []
         self.released: list[Example] = []
-        self.job = job
+        self.job: Job | None = None
         self.wake_steady_ms: float | None = None
+
+    @classmethod
+    def to_serve(cls, parameter: str, example: Example) -> Decision:
+        """Run the task on one example, which is held for nothing else."""
+        example.is_used = True
+        decision = cls()
+        decision.job = Job({parameter: example})
+        decision.released = decision.job.examples
+        return decision
 
     def let_go(self, example: Example, fate: Fate) -> None:
         """Hold `example` no longer; if no job was ever started with it, this is its fate."""
@@ -149,27 +164,17 @@ class Decision:
         self.released.append(example)
 
 
-class Output(NamedTuple):
-    """One example to send.
-
-    Attributes:
-        id: Its 16 bytes.
-        payload: Its bytes.
-        capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
-    """
-
-    id: bytes
-    payload: bytes
-    capture_ms: int
-
-
 class Outcome(NamedTuple):
     """What a step's second half made of the task's result.
 
     Attributes:
-        output: What to send on; None to send nothing.
         value: What `next()` returns.
+        payload: The bytes to send on; None to send nothing.
+        output_id: The id of what is sent, 16 bytes.
+        capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
     """
 
-    output: Output | None
     value: Any
+    payload: bytes | None = None
+    output_id: bytes = b""
+    capture_ms: int = 0

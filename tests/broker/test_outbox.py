@@ -32,7 +32,8 @@ class Sends:
 
     def send(self, *numbers: int, size: int = 10) -> None:
         for number in numbers:
-            self.outbox.send(message(number, size), number)
+            data, capture_ms, _, _ = message(number, size)
+            self.outbox.send(data, capture_ms or 0, number)
 
 
 def message(number: int, size: int = 10, **options: Any) -> Message:
@@ -112,8 +113,8 @@ def test_what_has_a_key_or_marks_is_not_packed_and_keeps_its_place(
 ) -> None:
     sends = outbox(max_messages=1)
     sends.send(0, 1)
-    sends.outbox.send(message(2, key="k"), 2)
-    sends.outbox.send(message(3, properties={"mark": "1"}), 3)
+    sends.outbox.send_message(message(2, key="k"), 2)
+    sends.outbox.send_message(message(3, properties={"mark": "1"}), 3)
     sends.send(4, 5)
     seen = []
     while manual.unconfirmed:

@@ -107,7 +107,8 @@ def play(join: Join, run: Run, *, end_ms: float = 1e6) -> Played:
         example = Example(index.to_bytes(16, "big"), source, index, capture_ms, parcel=Parcel(index))
         example.arrived_steady_ms = steady_ms
         examples[example.id] = index
-        assert ledger.receive(example)
+        ledger.receive([example])
+        assert example.fate is None
         carry_out(join.decide(example, Now(START_MS + int(steady_ms), steady_ms)))
     moments_until(end_ms)
     held = ledger.stats(sent=0, unconfirmed=0).held

@@ -16,8 +16,7 @@ def example(name: bytes, parcel: Parcel | None = None) -> Example:
 def test_a_message_may_be_acknowledged_when_all_of_its_examples_are_done_with() -> None:
     ledger, parcel = Ledger(), Parcel("message", open_examples=2)
     first, second = example(b"1", parcel), example(b"2", parcel)
-    assert ledger.receive(first)
-    assert ledger.receive(second)
+    ledger.receive([first, second])
     assert ledger.release([first]) == []
     assert ledger.release([second]) == [parcel]
 
@@ -25,26 +24,40 @@ def test_a_message_may_be_acknowledged_when_all_of_its_examples_are_done_with() 
 def test_an_example_is_held_until_the_join_and_every_job_have_let_go() -> None:
     ledger, parcel = Ledger(), Parcel("message")
     held = example(b"1", parcel)
-    ledger.receive(held)
-    ledger.carry_out(Decision(Job({"p": held})))
-    ledger.carry_out(Decision(Job({"p": held})))
+    ledger.receive([held])
+    for _ in range(2):
+        decision = Decision()
+        decision.job = Job({"p": held})
+        ledger.carry_out(decision)
     assert [ledger.release([held]), ledger.release([held]), ledger.release([held])] == [[], [], [parcel]]
 
 
 def test_a_copy_is_a_duplicate_and_is_acknowledged_with_the_one_that_is_held_never_before() -> None:
     ledger, first, again = Ledger(), Parcel("message"), Parcel("message, sent again")
     held = example(b"1", first)
-    assert ledger.receive(held)
-    assert not ledger.receive(example(b"1", again))
+    copy, later = example(b"1", again), example(b"1")
+    ledger.receive([held])
+    ledger.receive([copy])
+    assert (held.fate, copy.fate) == (None, Fate.DUPLICATE)
     assert ledger.release([held]) == [first, again]
-    assert ledger.receive(example(b"1")), "what is not held any more is no duplicate"
+    ledger.receive([later])
+    assert later.fate is None, "what is not held any more is no duplicate"
+
+
+def test_what_is_served_at_once_is_held_by_its_job_alone() -> None:
+    ledger, parcel = Ledger(), Parcel("message")
+    one = example(b"1", parcel)
+    ledger.receive([one])
+    assert ledger.carry_out(Decision.to_serve("p", one)) == ()
+    assert (one.is_used, one.holds) == (True, 1)
+    assert ledger.release([one]) == [parcel]
 
 
 def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
     ledger = Ledger()
     one, two = example(b"1"), example(b"2")
-    ledger.receive(one)
-    ledger.receive(two)
+    ledger.receive([one])
+    ledger.receive([two])
     ledger.count(Fate.MALFORMED)
     ledger.settle([one], Fate.USED)
     stats = ledger.stats(sent=1, unconfirmed=0)
@@ -53,7 +66,7 @@ def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
 
 def test_nothing_meets_two_fates() -> None:
     ledger, one = Ledger(), example(b"1")
-    ledger.receive(one)
+    ledger.receive([one])
     ledger.settle([one], Fate.USED)
     ledger.settle([one], Fate.FAILED)  # a later use does not change what the first one was
     assert ledger.stats(sent=0, unconfirmed=0).fates == {Fate.USED: 1}
@@ -65,8 +78,10 @@ def test_nothing_meets_two_fates() -> None:
 
 def test_what_is_no_example_is_done_with_on_its_own() -> None:
     ledger, parcel = Ledger(), Parcel("a pack", open_examples=2)
-    good = example(b"1", parcel)
-    ledger.receive(good)
+    good, bad = example(b"1", parcel), example(b"", parcel)
+    bad.malformed = "too short"
+    ledger.receive([good, bad])
+    assert ledger.stats(sent=0, unconfirmed=0).fates == {Fate.MALFORMED: 1}
     assert ledger.close(parcel) == []
     assert ledger.release([good]) == [parcel]
 

@@ -1,0 +1,197 @@
+"""A spool: what a source sends is written to this machine's disk first, and from there to the broker, in order.
+
+It is a topic of the local broker with one reader, which forwards. So it holds what it has accepted through an outage of
+the broker, and through the death of the source, whose next run forwards the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from edgeserve._broker.base import Confirmed, Consumer, Delivery, Message, Producer, Share
+from edgeserve._broker.connections import ConnectionLease
+from edgeserve._core.checks import check_count
+from edgeserve._core.clock import steady_ms
+from edgeserve._interrupts import raise_noted
+from edgeserve.address import Address, LocalAddress, PulsarAddress, data_folder, parse_address
+from edgeserve.errors import BrokerError, EdgeServeError
+
+_log = logging.getLogger("edgeserve.spool")
+
+_FORWARDER = "forwarder"
+_QUEUE_SIZE = 200
+# Messages that were forwarded and are not confirmed yet; each may be a pack.
+_MOST_UNDER_WAY = 16
+_SLICE_MS = 100
+_RETRY_MS = 1000
+_WARN_MS = 60_000
+_LEAST_JOIN_MS = 300
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where a source's examples are kept until the broker has them.
+
+    Attributes:
+        path: The folder; None for `spool` in the local broker's own.
+        max_bytes: What it may hold of one source; beyond that a send waits.
+    """
+
+    path: str | None = None
+    max_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        check_count("spool_max_bytes", self.max_bytes)
+
+    @property
+    def address(self) -> LocalAddress:
+        """The local broker that holds it."""
+        return LocalAddress(self.path if self.path is not None else str(data_folder() / "spool"), self.max_bytes)
+
+
+class SpooledProducer:
+    """A `Producer` that has stored a message when the spool has it, and forwards it when the broker is there.
+
+    Args:
+        spool: Where it is kept.
+        pulsar_node: The broker.
+        topic: The topic there.
+        source: Who sends: another source of the same topic has a spool of its own.
+    """
+
+    def __init__(self, spool: Spool, pulsar_node: Address, topic: str, source: str) -> None:
+        self.topic = topic
+        self._target = parse_address(pulsar_node)
+        self._lease = ConnectionLease(spool.address)
+        digest = hashlib.sha256(repr((str(self._target), topic, source)).encode("utf-8", "replace")).hexdigest()[:8]
+        name = f"{source}-{digest}"
+        try:
+            connection = self._lease.connection
+            # The reader first: what nobody reads is not kept.
+            self._consumer = connection.consumer([name], _FORWARDER, Share.STANDBY, _QUEUE_SIZE)
+            self._producer = connection.producer(name)
+        except BaseException:
+            self._lease.close()
+            raise
+        self._forwarder = _Forwarder(self._consumer, self._target, topic)
+
+    def send(self, message: Message, confirmed: Confirmed) -> None:
+        """See `base.Producer`; what is confirmed is on this machine's disk."""
+        self._producer.send(message, confirmed)
+
+    def close(self, timeout_ms: int) -> None:
+        """Wait until everything is on the disk, and, as far as the time allows, at the broker; the rest stays."""
+        until_ms = steady_ms() + timeout_ms
+        try:
+            self._producer.close(timeout_ms)
+            self._forwarder.close(max(0, int(until_ms - steady_ms())))
+        finally:
+            self._consumer.close()
+            self._lease.close()
+
+
+class _Forwarder:
+    """The thread that forwards, over a connection that comes and goes."""
+
+    def __init__(self, consumer: Consumer, target: PulsarAddress | LocalAddress, topic: str) -> None:
+        self._consumer = consumer
+        self._target = target
+        self._topic = topic
+        self._changed = threading.Condition()
+        # What was received and is not at the broker yet, in order: another connection begins with it.
+        self._unconfirmed: dict[str, Delivery] = {}
+        self._under_way = 0
+        self._has_failed = False
+        self._is_idle = False
+        self._is_closing = False
+        self._warned_ms: float | None = None
+        self._thread = threading.Thread(target=self._run, name="edgeserve-spool", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            try:
+                self._connect_and_forward()
+            except EdgeServeError as error:
+                self._warn(error)
+            except Exception:  # noqa: BLE001 - what is on the disk is forwarded as long as the process lives
+                _log.exception("forwarding to %s", self._target)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing, _RETRY_MS / 1000)
+
+    def _warn(self, error: EdgeServeError) -> None:
+        now_ms = steady_ms()
+        if not self._is_closing and (self._warned_ms is None or now_ms - self._warned_ms >= _WARN_MS):
+            self._warned_ms = now_ms
+            _log.warning("topic %r of %s gets nothing now, what is sent is kept: %s", self._topic, self._target, error)
+
+    def _connect_and_forward(self) -> None:
+        """Forward until something fails, or the end.
+
+        Raises:
+            BrokerError: The broker is not there, or refuses.
+        """
+        with ExitStack() as closing:
+            lease = ConnectionLease(self._target)
+            closing.callback(lease.close)
+            producer = lease.connection.producer(self._topic)
+            closing.callback(producer.close, 0)
+            self._under_way, self._has_failed = 0, False
+            self._forward(producer)
+
+    def _forward(self, producer: Producer) -> None:
+        waiting = deque(self._unconfirmed.values())
+        while not self._is_closing and not self._has_failed:
+            if not waiting:
+                arrived = self._consumer.receive(_SLICE_MS)
+                with self._changed:
+                    self._is_idle = not arrived
+                    self._unconfirmed.update((delivery.message_id, delivery) for delivery in arrived)
+                    self._changed.notify_all()
+                waiting.extend(arrived)
+            elif self._has_room():
+                delivery = waiting.popleft()
+                message = Message(delivery.payload, delivery.event_ms, delivery.key, delivery.properties)
+                producer.send(message, partial(self._confirmed, delivery))
+
+    def _has_room(self) -> bool:
+        with self._changed:
+            if self._under_way >= _MOST_UNDER_WAY:
+                self._changed.wait(_SLICE_MS / 1000)
+                return False
+            self._under_way += 1
+            return True
+
+    def _confirmed(self, delivery: Delivery, error: BrokerError | None) -> None:
+        with self._changed:
+            self._under_way -= 1
+            if error is None:
+                del self._unconfirmed[delivery.message_id]
+                self._warned_ms = None
+            else:
+                self._has_failed = True
+            self._changed.notify_all()
+        if error is None:
+            self._consumer.acknowledge([delivery])
+        else:
+            self._warn(error)
+
+    def close(self, timeout_ms: int) -> None:
+        """Forward what there is, as far as the time allows."""
+        until_ms = steady_ms() + timeout_ms
+        with self._changed:
+            while (self._unconfirmed or not self._is_idle) and (left_ms := until_ms - steady_ms()) > 0:
+                self._changed.wait(min(_SLICE_MS, left_ms) / 1000)
+                raise_noted()
+            if self._unconfirmed or not self._is_idle:
+                _log.info("topic %r: what %s does not have yet stays in the spool", self._topic, self._target)
+            self._is_closing = True
+            self._changed.notify_all()
+        # It may be connecting, which has a limit of its own.
+        self._thread.join(max(_LEAST_JOIN_MS, until_ms - steady_ms()) / 1000)
