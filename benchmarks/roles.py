@@ -1,121 +1,95 @@
-"""The three roles of a pipeline as processes of their own: with edgeserve, and by hand with pulsar-client.
+"""One process of a benchmark's pipeline: a source, a compute, a join or a sink, with edgeserve or by hand.
 
-    python -m benchmarks.roles KIND ROLE ADDRESS TOPIC COUNT SIZE RATE
+    python -m benchmarks.roles SPEC
 
-KIND is `edgeserve` or `hand`, ROLE `source`, `compute` or `sink`. A role prints `ready` when it is connected; the
-source waits for a line on its input before it sends. The sink prints its latencies in ms, as JSON, when it has seen
-COUNT messages. A payload begins with the monotonic time at which it was made, which is the same clock in every
-process of a machine.
+SPEC is a `benchmarks.spec.Spec` as JSON. A role prints `ready` when it is connected; the source waits for a line on its
+input before it sends. In the end a role prints its `Report` as JSON.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import sys
-import time
-from collections.abc import Iterator
+from dataclasses import replace
 
-STAMP = struct.Struct("<q")
-
-
-def payloads(count: int, size: int, rate: float) -> Iterator[bytes]:
-    """`count` payloads of `size` bytes, `rate` of them each second; the pace does not drift."""
-    filler = bytes(size - STAMP.size)
-    start_ns = time.monotonic_ns()
-    for number in range(count):
-        due_ns = start_ns + int(number / rate * 1e9)
-        while (left_ns := due_ns - time.monotonic_ns()) > 0:
-            time.sleep(left_ns / 1e9)
-        yield STAMP.pack(time.monotonic_ns()) + filler
+from benchmarks.gauges import Cpu, sink_gauge, watched
+from benchmarks.spec import Report, Spec, payloads
 
 
-class Latencies:
-    """Collects how long payloads were under way."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.taken_ms: list[float] = []
-
-    def take(self, payload: bytes) -> bool:
-        """Take one payload. Whether it was the last."""
-        self.taken_ms.append((time.monotonic_ns() - STAMP.unpack_from(payload)[0]) / 1e6)
-        return len(self.taken_ms) == self.count
-
-
-def ready() -> None:
+def ready() -> Cpu:
+    """Say that the role is connected; processor time counts from here."""
     print("ready", flush=True)
+    return Cpu()
 
 
 def identity(source: bytes) -> bytes:
     return source
 
 
-def run_edgeserve(role: str, address: str, topic: str, count: int, size: int, rate: float) -> None:
+def left_of(left: bytes, right: bytes) -> bytes:
+    return left
+
+
+def set_in_flight(max_messages: int) -> None:
+    """Let every outbox that this process opens from now on have so many messages unconfirmed at most.
+
+    There is no option for it: an outbox that is given no limits looks these up in its module.
+    """
+    from edgeserve._broker import outbox
+
+    outbox.PACKED = replace(outbox.PACKED, max_messages=max_messages)
+    outbox.SINGLE = replace(outbox.SINGLE, max_messages=max_messages)
+
+
+def run_edgeserve(spec: Spec) -> Report:
     from edgeserve import Compute, DataSource, Materialize
 
-    if role == "source":
-        with DataSource(payloads(count, size, rate), address, "source", topic=f"{topic}-src") as source:
-            ready()
+    if spec.in_flight is not None:
+        set_in_flight(spec.in_flight)
+    report = Report()
+    if spec.role == "source":
+        with DataSource(
+            payloads(spec), spec.address, spec.name, topic=f"{spec.topic}-src", packing=spec.packing
+        ) as source:
+            cpu = ready()
             input()
-            for _ in source:
+            for _ in watched(source, spec, report):
                 pass
-    elif role == "compute":
-        with Compute(identity, address, topic_in=f"{topic}-src", topic_out=f"{topic}-dst") as compute:
-            ready()
-            while compute.stats.sent < count:
-                next(compute)
+    elif spec.role == "sink":
+        gauge = sink_gauge(spec)
+        with Materialize(gauge.take, spec.address, topic=f"{spec.topic}-dst", idle_timeout_ms=spec.idle_ms) as sink:
+            cpu = ready()
+            for is_last in watched(sink, spec, report):
+                if is_last:
+                    break
+        gauge.tell(report)
     else:
-        latencies = Latencies(count)
-        with Materialize(latencies.take, address, topic=f"{topic}-dst") as sink:
-            ready()
-            while not next(sink):
-                pass
-        print(json.dumps(latencies.taken_ms))
-
-
-def run_by_hand(role: str, address: str, topic: str, count: int, size: int, rate: float) -> None:
-    """What an expert writes: asynchronous sends, an input acknowledged when its output is confirmed, no batching."""
-    import pulsar
-
-    client = pulsar.Client(address, logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, "/dev/null"))
-    options = {"block_if_queue_full": True, "max_pending_messages": 1000, "batching_enabled": False}
-
-    def subscribe(name: str) -> pulsar.Consumer:
-        return client.subscribe(name, "benchmark", initial_position=pulsar.InitialPosition.Earliest)
-
-    if role == "source":
-        producer = client.create_producer(f"{topic}-src", **options)
-        ready()
-        input()
-        for payload in payloads(count, size, rate):
-            producer.send_async(payload, lambda result, message_id: None)
-        producer.flush()
-    elif role == "compute":
-        consumer, producer = subscribe(f"{topic}-src"), client.create_producer(f"{topic}-dst", **options)
-        ready()
-        for _ in range(count):
-            message = consumer.receive()
-            producer.send_async(
-                identity(message.data()), lambda result, sent_id, done=message: consumer.acknowledge(done)
-            )
-        producer.flush()
-    else:
-        consumer, latencies = subscribe(f"{topic}-dst"), Latencies(count)
-        ready()
-        while True:
-            message = consumer.receive()
-            is_last = latencies.take(message.data())
-            consumer.acknowledge(message)
-            if is_last:
-                break
-        print(json.dumps(latencies.taken_ms))
-    client.close()
+        with Compute(
+            left_of if spec.role == "join" else identity,
+            spec.address,
+            topic_in=f"{spec.topic}-src",
+            topic_out=f"{spec.topic}-dst",
+            idle_timeout_ms=spec.idle_ms,
+            packing=spec.packing,
+        ) as compute:
+            cpu = ready()
+            sent = 0
+            for output in watched(compute, spec, report):
+                sent += output is not None
+                if sent == spec.count and spec.idle_ms is None:
+                    break
+    report.cpu_s = cpu.spent_s()
+    return report
 
 
 def main() -> None:
-    kind, role, address, topic, count, size, rate = sys.argv[1:]
-    {"edgeserve": run_edgeserve, "hand": run_by_hand}[kind](role, address, topic, int(count), int(size), float(rate))
+    spec = Spec.from_json(sys.argv[1])
+    if spec.kind == "edgeserve":
+        report = run_edgeserve(spec)
+    else:
+        from benchmarks.by_hand import run_by_hand
+
+        report = run_by_hand(spec, ready)
+    print(report.to_json(), flush=True)
 
 
 if __name__ == "__main__":
