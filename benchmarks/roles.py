@@ -28,17 +28,20 @@ def left_of(left: bytes, right: bytes) -> bytes:
     return left
 
 
-def set_in_flight(max_messages: int) -> None:
-    """Let every outbox that this process opens from now on have so many messages unconfirmed at most.
+def set_in_flight(max_sends: int) -> None:
+    """Let every outbox that this process opens from now on have so many sends unconfirmed at most.
 
-    There is no option for it: what suits packs and single messages is decided in one place, which is replaced here.
+    There is no option for it: the defaults are replaced in the place that has them.
     """
-    from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight
+    from edgeserve import data_source
+    from edgeserve._broker import outbox
 
-    def of(*, packing: bool, max_examples: int = MAX_UNCONFIRMED) -> InFlight:
-        return InFlight(max_messages, max(max_examples, 2 * 500 * max_messages))
+    def limits(max_examples: int = outbox.MAX_UNCONFIRMED) -> outbox.InFlight:
+        return in_flight(max_sends, max(max_examples, 1000 * max_sends))
 
-    InFlight.of = of  # type: ignore[method-assign]
+    in_flight = outbox.InFlight
+    for module in (outbox, data_source):
+        module.InFlight = limits  # type: ignore[attr-defined]
 
 
 def run_edgeserve(spec: Spec) -> Report:

@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("edgeserve.operator")
 
-# How many messages are fetched ahead of the task: at 5 MB each, a GB.
+# How many messages are fetched ahead of the task: of packs 50 MB, of messages of 5 MB a GB.
 _QUEUE_SIZE = 200
 _MOST_UNKNOWN = 100
 

@@ -118,7 +118,7 @@ class DataSource(Operator[bytes]):
                 self._confirmed,
                 on_dropped=self._dropped if self._drops else None,
                 packing=packing,
-                limits=InFlight.of(packing=packing, max_examples=max_unconfirmed),
+                limits=InFlight(max_examples=max_unconfirmed),
             )
             opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()

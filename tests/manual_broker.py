@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 from edgeserve._broker.base import Confirmed, Delivery, Message
+from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._core.packs import pack
 from edgeserve.errors import BrokerError, DeliveryError
 from edgeserve.message_format import GraphCodec
@@ -62,6 +63,11 @@ class ManualBroker:
 
     def send(self, message: Message, confirmed: Confirmed) -> None:
         self.unconfirmed.append((message, confirmed))
+
+    def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
+        together = ConfirmedTogether(len(messages), confirmed)
+        for message in messages:
+            self.send(message, together)
 
     def receive(self, timeout_ms: int) -> Sequence[Delivery]:
         arrived, self.arrived = self.arrived, []

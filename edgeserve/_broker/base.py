@@ -111,6 +111,16 @@ class Producer(Protocol):
             BrokerError: The producer is closed.
         """
 
+    def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
+        """Hand over messages without keys, to be stored one after the other and in as few goes as can be.
+
+        `confirmed` is called once, when all are stored or each of them is stored or refused.
+
+        Raises:
+            PayloadTooLarge: One is over the broker's limit; nothing was sent.
+            BrokerError: The producer is closed.
+        """
+
     def close(self, timeout_ms: int) -> None:
         """Wait until everything is confirmed, at most `timeout_ms`; what is not is confirmed with a DeliveryError."""
 

@@ -1,8 +1,8 @@
 """Examples on their way out: sent without waiting, within bounds, and reported when the broker has stored them.
 
-It is group commit. A message leaves at once while few are in flight; what comes meanwhile waits, and leaves together,
-as one pack, as soon as one of those is confirmed. So a lone example is never held up, and the faster they come, the
-more of them share the cost of a message. Nothing lingers: the confirmation itself sends what waits.
+It is group commit. An example leaves at once while few sends are unconfirmed; what comes meanwhile waits, and leaves
+together, as one pack, as soon as one of those is confirmed. So a lone example is never held up, and the faster they
+come, the more of them share the cost of a message. Nothing lingers: the confirmation itself sends what waits.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ _PACK_MARKS = {PACK: PACK_FORM}
 
 
 MAX_UNCONFIRMED = 4000
-# Each of them an example, so that many must be under way to keep the broker busy.
-_MAX_SINGLE_MESSAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,19 @@ class InFlight:
     """How much may be on its way to the broker.
 
     Attributes:
-        max_messages: How many messages may be sent and not yet confirmed; what comes meanwhile waits and is packed.
+        max_sends: How many sends may be unconfirmed; what comes meanwhile waits, and leaves with one of the next.
         max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
         max_bytes: How many bytes of them; one example may be larger than that when it is alone.
     """
 
-    max_messages: int = 4
+    max_sends: int = 4
     max_examples: int = MAX_UNCONFIRMED
     max_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        check_count("max_messages", self.max_messages)
+        check_count("max_sends", self.max_sends)
         check_count("max_unconfirmed", self.max_examples)
         check_count("max_bytes", self.max_bytes)
-
-    @classmethod
-    def of(cls, *, packing: bool, max_examples: int = MAX_UNCONFIRMED) -> InFlight:
-        """What suits packs, or messages of one example each."""
-        return cls(cls.max_messages if packing else _MAX_SINGLE_MESSAGES, max_examples)
 
 
 class Outbox(Generic[Token]):
@@ -72,8 +65,9 @@ class Outbox(Generic[Token]):
         address: The broker's, for errors.
         on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
         on_dropped: What is called with the tokens of what made room; None: a send waits for room.
-        packing: Whether examples that had to wait leave in packs.
-        limits: How much may be on its way; None for what suits `packing`.
+        packing: Whether examples that had to wait leave as one message; else they do as messages of their own that
+            are sent together.
+        limits: How much may be on its way.
     """
 
     def __init__(
@@ -90,13 +84,13 @@ class Outbox(Generic[Token]):
         self._address = address
         self._on_confirmed = on_confirmed
         self._on_dropped = on_dropped
-        self._most_packed = packs.MAX_EXAMPLES if packing else 1
-        self._limits = limits if limits is not None else InFlight.of(packing=packing)
+        self._packing = packing
+        self._limits = limits if limits is not None else InFlight()
         self._max_pack_bytes = packs.MAX_BYTES
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting: deque[_Waiting[Token]] = deque()
-        self._messages = 0
+        self._sends = 0
         self._examples = 0
         self._bytes = 0
         self._sent = 0
@@ -165,7 +159,7 @@ class Outbox(Generic[Token]):
             self._bytes += size
             self._sent += 1
             self._waiting.append(own)
-            if self._messages >= limits.max_messages or self._is_draining:
+            if self._sends >= limits.max_sends or self._is_draining:
                 return
         self._drain(own)
 
@@ -203,10 +197,10 @@ class Outbox(Generic[Token]):
         while True:
             with self._lock:
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
-                if self._is_draining or not self._waiting or self._messages >= self._limits.max_messages:
+                if self._is_draining or not self._waiting or self._sends >= self._limits.max_sends:
                     return
                 leaving = self._take_what_leaves()
-                self._messages += 1
+                self._sends += 1
                 self._is_draining = True
             try:
                 self._leave(leaving)
@@ -227,7 +221,7 @@ class Outbox(Generic[Token]):
         if leaving[0][3] is not None:
             return leaving
         room = self._max_pack_bytes - len(leaving[0][0]) - _ENTRY_BYTES
-        while waiting and len(leaving) < self._most_packed and waiting[0][3] is None:
+        while waiting and len(leaving) < packs.MAX_EXAMPLES and waiting[0][3] is None:
             room -= len(waiting[0][0]) + _ENTRY_BYTES
             if room < 0:
                 break
@@ -235,26 +229,28 @@ class Outbox(Generic[Token]):
         return leaving
 
     def _leave(self, leaving: list[_Waiting[Token]]) -> None:
-        data, capture_ms, _, whole = leaving[0]
-        if len(leaving) > 1:
-            entries = [(each[0], each[1]) for each in leaving]
-            message = Message(packs.pack(entries), max([each[1] for each in leaving]), None, _PACK_MARKS)
-        else:
-            message = whole if whole is not None else Message(data, capture_ms)
-
         def confirmed(error: BrokerError | None) -> None:
             self._settle(leaving, error)
             self._drain()
             if error is None:
                 self._on_confirmed([each[2] for each in leaving])
 
-        self._producer.send(message, confirmed)
+        data, capture_ms, _, whole = leaving[0]
+        if whole is not None:
+            self._producer.send(whole, confirmed)
+        elif not self._packing:
+            self._producer.send_together([Message(each[0], each[1]) for each in leaving], confirmed)
+        elif len(leaving) == 1:
+            self._producer.send(Message(data, capture_ms), confirmed)
+        else:
+            pack = packs.pack([(each[0], each[1]) for each in leaving])
+            self._producer.send(Message(pack, max([each[1] for each in leaving]), None, _PACK_MARKS), confirmed)
 
     def _settle(self, settled: list[_Waiting[Token]], error: Exception | None, *, is_own: bool = False) -> None:
         """Count a message out that is stored, or was refused."""
         size = sum([len(each[0]) for each in settled])
         with self._lock:
-            self._messages -= 1
+            self._sends -= 1
             self._examples -= len(settled)
             self._bytes -= size
             if is_own:
@@ -269,7 +265,7 @@ class Outbox(Generic[Token]):
         if len(leaving) == 1 or not isinstance(error, PayloadTooLarge):
             return False
         with self._lock:
-            self._messages -= 1
+            self._sends -= 1
             self._waiting.extendleft(reversed(leaving))
             self._max_pack_bytes = max(1, error.size_bytes // 2)
         return True

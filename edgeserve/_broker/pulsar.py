@@ -35,6 +35,9 @@ _MAX_PENDING = 100_000
 # A broker that is away must not hold up an exit for longer.
 _CLOSE_MS = 3000
 _COMING_BACK_MS = 300
+# More than is ever sent together.
+_MOST_BATCHED = 1000
+_MOST_BATCHED_BYTES = 4 << 20
 _LETTING_GO_MS = 20
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
@@ -97,15 +100,18 @@ class _Connection:
     def producer(self, topic: str) -> base.Producer:
         _check_name("topic", topic)
         what = f"a producer for topic {topic!r}"
-        producer = self._asked(what, partial(self._new_producer, topic))
-        sends = Producer(self, topic, producer, self.library.Result.Ok)
+        single = self._asked(what, partial(self._new_producer, topic, batching=False))
+        batching = partial(self._asked, what, partial(self._new_producer, topic, batching=True))
+        sends = Producer(self, topic, _TopicProducer(single, batching, self.library), self.library.Result.Ok)
         self._open.add(sends)
         return sends
 
-    def _new_producer(self, topic: str) -> Any:
+    def _new_producer(self, topic: str, *, batching: bool) -> Any:
         producer = self.client.create_producer(
             topic,
-            batching_enabled=False,  # it mixes keys in one entry, and waits
+            batching_enabled=batching,  # where it is, each batch is flushed, so that nothing waits
+            batching_max_messages=_MOST_BATCHED,
+            batching_max_allowed_size_in_bytes=_MOST_BATCHED_BYTES,
             send_timeout_millis=0,  # it would fail what a longer outage holds up
             max_pending_messages=_MAX_PENDING,
             max_pending_messages_across_partitions=_MAX_PENDING,
@@ -269,12 +275,54 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child_of_fork)
 
 
+class _TopicProducer:
+    """The client's producers of one topic: one sends each message by itself, the other one batches."""
+
+    def __init__(self, single: Any, make_batching: Callable[[], Any], library: ModuleType) -> None:
+        self._single = single._producer
+        self._make_batching = make_batching
+        self._batching: Any = None
+        self._new_message = library._pulsar.MessageBuilder
+
+    def send(self, message: base.Message, settled: Callable[[Any, Any], None]) -> None:
+        self._single.send_async(self._built(message), settled)
+
+    def send_together(self, messages: Sequence[base.Message], settled: Callable[[Any, Any], None]) -> None:
+        if self._batching is None:
+            # It blocks. Nothing is unconfirmed yet, so that this is the sender's thread and not the client's.
+            self._batching = self._make_batching()._producer
+        for message in messages:
+            self._batching.send_async(self._built(message), settled)
+        self._batching.flush_async(_ignore)
+
+    def _built(self, message: base.Message) -> Any:
+        payload, event_ms, key, properties = message
+        builder = self._new_message()
+        builder.content(payload)
+        if event_ms is not None:
+            builder.event_timestamp(event_ms)
+        if key:
+            builder.partition_key(key)
+        for name, value in properties.items():
+            builder.property(name, value)
+        return builder.build()
+
+    def close(self, limit_ms: int) -> None:
+        for producer in (self._single, self._batching):
+            if producer is not None:
+                ended_within(limit_ms, producer.close_async)
+
+
+def _ignore(*_: object) -> None: ...
+
+
 class _TopicConsumer:
     """One consumer of one topic, with our names for what goes in and out."""
 
     def __init__(self, topic: str, consumer: Any, connection: _Connection) -> None:
         self.topic = topic
         self._consumer = consumer
+        self._native = consumer._consumer  # without the wrappers, which cost as much as a message
         self._connection = connection
         self._nothing_came = connection.library.Timeout
         self._pulsar_error = connection.library.PulsarException
@@ -288,7 +336,7 @@ class _TopicConsumer:
     def receive(self, timeout_ms: int) -> base.Delivery | None:
         self._is_receiving = True
         try:
-            message = self._consumer.receive(timeout_ms)
+            message = self._native.receive(timeout_ms)
         except self._nothing_came:
             return None
         except self._pulsar_error as error:
@@ -311,7 +359,7 @@ class _TopicConsumer:
         if self._is_closed:
             return
         try:
-            self._consumer.acknowledge(message_id)
+            self._native.acknowledge(message_id)
         except self._connection.library.AlreadyClosed:
             return
         except self._pulsar_error as error:

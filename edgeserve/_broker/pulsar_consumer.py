@@ -25,6 +25,9 @@ _RETRY_MS = 100
 _GRACE_MS = 1000
 # What waits between the threads of several topics and the reader, beside what the client fetches ahead.
 _HANDOVER = 64
+# A message that was there at once, and how many of them in a row are a backlog.
+_AT_ONCE_MS = 0.05
+_BACKLOG = 8
 
 
 class TopicConsumer(Protocol):
@@ -74,11 +77,24 @@ def held(consumers: Sequence[TopicConsumer]) -> Held:
 class _OneTopic:
     def __init__(self, consumer: TopicConsumer) -> None:
         self._consumer = consumer
+        self._at_once = 0
 
     def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        # One at a time: asking for more that is not there costs as much as 30 messages.
-        delivery = self._consumer.receive(timeout_ms)
-        return () if delivery is None else (delivery,)
+        # One at a time, as asking for more that is not there costs as much as 30 messages; unless so many have been
+        # there at once that more of them must be waiting.
+        started_ms = steady_ms()
+        first = self._consumer.receive(timeout_ms)
+        if first is None or steady_ms() - started_ms > _AT_ONCE_MS:
+            self._at_once = 0
+            return () if first is None else (first,)
+        self._at_once += 1
+        arrived = [first]
+        if self._at_once >= _BACKLOG:
+            while len(arrived) < _HANDOVER and (further := self._consumer.receive(0)) is not None:
+                arrived.append(further)
+            if len(arrived) < _BACKLOG:
+                self._at_once = 0
+        return arrived
 
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         for delivery in deliveries:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -84,6 +85,10 @@ class SpooledProducer:
     def send(self, message: Message, confirmed: Confirmed) -> None:
         """See `base.Producer`; what is confirmed is on this machine's disk."""
         self._producer.send(message, confirmed)
+
+    def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
+        """See `base.Producer`."""
+        self._producer.send_together(messages, confirmed)
 
     def close(self, timeout_ms: int) -> None:
         """Wait until everything is on the disk, and, as far as the time allows, at the broker; the rest stays."""

@@ -84,7 +84,7 @@ def test_examples_leave_at_once_until_four_are_under_way_and_then_together(
 def test_a_lone_example_is_a_message_as_it_is_and_has_no_mark(
     manual: ManualBroker, outbox: Callable[..., Sends]
 ) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(1, 2)
     manual.confirm()
     ((lone, _),) = manual.unconfirmed
@@ -92,7 +92,7 @@ def test_a_lone_example_is_a_message_as_it_is_and_has_no_mark(
 
 
 def test_a_pack_has_bounds_of_number_and_of_bytes(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(*range(MAX_EXAMPLES + 3))
     manual.confirm()
     assert left(manual) == [list(range(1, MAX_EXAMPLES + 1))]
@@ -111,7 +111,7 @@ def test_a_pack_has_bounds_of_number_and_of_bytes(manual: ManualBroker, outbox: 
 def test_what_has_a_key_or_marks_is_not_packed_and_keeps_its_place(
     manual: ManualBroker, outbox: Callable[..., Sends]
 ) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(0, 1)
     sends.outbox.send_message(message(2, key="k"), 2)
     sends.outbox.send_message(message(3, properties={"mark": "1"}), 3)
@@ -124,16 +124,25 @@ def test_what_has_a_key_or_marks_is_not_packed_and_keeps_its_place(
     assert sends.confirmed == [0, 1, 2, 3, 4, 5]
 
 
-def test_without_packing_each_is_a_message(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
+def test_without_packing_each_is_a_message_and_what_waited_leaves_together(
+    manual: ManualBroker, outbox: Callable[..., Sends]
+) -> None:
     sends = outbox(packing=False)
-    sends.send(*range(1000))
-    assert left(manual) == [[number] for number in range(1000)]
+    sends.send(*range(8))
+    assert left(manual) == [[0], [1], [2], [3]]
+    manual.confirm()
+    assert left(manual) == [[number] for number in range(1, 8)]
+    for _ in range(6):
+        manual.confirm()
+    assert sends.confirmed == [0, 1, 2, 3]
+    manual.confirm()
+    assert sends.confirmed == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_refused_pack_is_said_with_the_number_of_its_examples_and_what_follows_goes_on(
     manual: ManualBroker, outbox: Callable[..., Sends]
 ) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(0, 1, 2)
     manual.confirm()
     sends.send(3)
@@ -157,7 +166,7 @@ def test_a_pack_that_this_broker_finds_too_large_leaves_in_parts(
         accept(message, confirmed)
 
     monkeypatch.setattr(manual, "send", send)
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(*range(10), size=300)
     seen = []
     while manual.unconfirmed:
@@ -191,7 +200,7 @@ def test_one_example_may_be_larger_than_all_that_may_be_on_its_way(
 
 
 def test_what_no_broker_takes_is_refused_before_it_waits(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(1)
     with pytest.raises(PayloadTooLarge):
         sends.send(2, size=MAX_MESSAGE_BYTES + 1)
@@ -233,7 +242,7 @@ def test_a_send_that_is_refused_at_once_takes_no_room(manual: ManualBroker, outb
 def test_closing_says_how_many_had_not_left_or_were_not_confirmed(
     manual: ManualBroker, outbox: Callable[..., Sends]
 ) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(1, 2, 3)
     with pytest.raises(DeliveryError, match=r"\(3 examples in all\)"):
         sends.outbox.close(20)
@@ -241,7 +250,7 @@ def test_closing_says_how_many_had_not_left_or_were_not_confirmed(
 
 
 def test_closing_lets_what_waits_leave_first(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
-    sends = outbox(max_messages=1)
+    sends = outbox(max_sends=1)
     sends.send(1, 2, 3)
     closing = threading.Thread(target=sends.outbox.close, args=(10_000,))
     closing.start()
@@ -253,7 +262,7 @@ def test_closing_lets_what_waits_leave_first(manual: ManualBroker, outbox: Calla
     assert sends.confirmed == [1, 2, 3]
 
 
-@pytest.mark.parametrize("limits", [{"max_messages": 0}, {"max_examples": 0}, {"max_bytes": -1}])
+@pytest.mark.parametrize("limits", [{"max_sends": 0}, {"max_examples": 0}, {"max_bytes": -1}])
 def test_bounds_are_whole_numbers_from_one_on(limits: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="expected a whole number, 1 or more"):
         InFlight(**limits)

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Protocol
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Confirmed, Message
+from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._broker.local.session import FORKED
 from edgeserve._broker.local.topic import Row, row_of
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge, UsageError
@@ -57,22 +58,22 @@ class LocalProducer:
             UsageError: Its key or its capture time can't be stored.
             BrokerError: The producer is closed, or a forked child's copy.
         """
-        size = len(message.payload)
-        if size > MAX_MESSAGE_BYTES:
-            raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, self.topic)
-        if message.event_ms is not None and not 0 < message.event_ms < 1 << 63:
-            raise UsageError(f"event_ms is {message.event_ms}: expected more than 0, in 63 bits")
-        try:
-            (message.key or "").encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry") from error
+        self._queue([message], confirmed)
+
+    def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
+        """Queue messages; the same errors as for `send`."""
+        self._queue(messages, ConfirmedTogether(len(messages), confirmed))
+
+    def _queue(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
+        for message in messages:
+            _check(message, self.topic)
         if self._writer.is_inherited:
             raise BrokerError(FORKED, self._writer.address)
-        row = row_of(message)
+        rows = [row_of(message) for message in messages]
         with self._changed:
             if self._is_closed:
                 raise BrokerError(f"the producer of topic {self.topic!r} is closed", self._writer.address)
-            self._unconfirmed.append((row, confirmed))
+            self._unconfirmed.extend([(row, confirmed) for row in rows])
             if self._is_scheduled:
                 return
             self._is_scheduled = True
@@ -122,6 +123,18 @@ class LocalProducer:
             self._is_scheduled = bool(self._unconfirmed)
             self._changed.notify_all()
             return self._is_scheduled
+
+
+def _check(message: Message, topic: str) -> None:
+    size = len(message.payload)
+    if size > MAX_MESSAGE_BYTES:
+        raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, topic)
+    if message.event_ms is not None and not 0 < message.event_ms < 1 << 63:
+        raise UsageError(f"event_ms is {message.event_ms}: expected more than 0, in 63 bits")
+    try:
+        (message.key or "").encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry") from error
 
 
 def _confirm(confirmations: Sequence[Confirmed], error: BrokerError | None) -> None:
