@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
@@ -26,14 +26,17 @@ from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import Now, pause_ms
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
+from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate
-from edgeserve._served_ids import Deduplicate, ServedIds
 from edgeserve._task import check_callables
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeserve._served_ids import ServedIds
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -151,6 +154,8 @@ class Consuming(Operator[T]):
             )
             opening.callback(self._inbox.close)
             if deduplicate is not None:
+                from edgeserve._served_ids import ServedIds  # and with it SQLite
+
                 self._served = ServedIds(deduplicate, str(self._lease.address), list(inputs.topics), name)
                 opening.callback(self._served.close)
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)

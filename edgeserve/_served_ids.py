@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
-from edgeserve._core.checks import check_count, check_ms
+from edgeserve._deduplicate import Deduplicate
 from edgeserve.address import data_folder
 from edgeserve.errors import EdgeServeError
 
@@ -18,23 +17,6 @@ CREATE TABLE IF NOT EXISTS served (
 """
 # Old ones are removed in slices of this many, so that no step pays for many.
 _SLICE = 1000
-
-
-@dataclass(frozen=True)
-class Deduplicate:
-    """How long a sink remembers what it has served; whichever bound is reached first.
-
-    Attributes:
-        max_ids: How many ids; about 60 bytes of disk each.
-        max_age_ms: For how long.
-    """
-
-    max_ids: int = 1_000_000
-    max_age_ms: int = 24 * 3600 * 1000
-
-    def __post_init__(self) -> None:
-        check_count("max_ids", self.max_ids)
-        check_ms("max_age_ms", self.max_age_ms)
 
 
 class ServedIds:

@@ -9,12 +9,12 @@ from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming, Inputs, Values
 from edgeserve._core.clock import Clock, Now
 from edgeserve._core.step import Decision, Example, Job, Outcome
+from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
-from edgeserve._served_ids import Deduplicate
 from edgeserve._task import check_callables
 from edgeserve._topics import topic_list
 from edgeserve.address import Address

@@ -27,7 +27,7 @@ _MOST_BYTES = 8 << 20
 _MOST_ROOM = 1000
 
 # Looking costs microseconds, so it is done often, and less often the longer nothing came: the pauses, and until when.
-_PAUSES_MS = ((4, 0.2), (10, 0.5), (30, 1), (1_000, 2), (10_000, 5), (math.inf, 10))
+_PAUSES_MS = ((10, 0.2), (30, 0.5), (100, 1), (1_000, 2), (10_000, 5), (math.inf, 10))
 _PEERS_MS = 20
 
 _GATHER_MS = 5
