@@ -32,10 +32,12 @@ MAX_HEADER_SIZE = 10_000
 MAX_DIMENSIONS = 64
 
 # Strings with the escapes that repr() writes, True, False, whole numbers and brackets: nothing here makes a
-# parser work hard.
+# parser work hard. No text matches in two ways, a number not as several either: else what does not match would be
+# tried in all of them, which are 2 ** 18 for each number.
 _ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+_NUMBER = r"[0-9]{1,19}(?![0-9])"
 _HEADER = re.compile(
-    rf"""(?:'(?:[^'\\\r\n]|{_ESCAPE})*'|"(?:[^"\\\r\n]|{_ESCAPE})*"|True|False|[0-9]{{1,19}}|[][(){{}},:]|[ \n])*"""
+    rf"""(?:'(?:[^'\\\r\n]|{_ESCAPE})*'|"(?:[^"\\\r\n]|{_ESCAPE})*"|True|False|{_NUMBER}|[][(){{}},:]|[ \n])*"""
 )
 # Sizes of 9 digits and more would overflow in some versions of NumPy.
 _SCALAR = re.compile(r"[<>|=]?(?:[biufc][0-9]{1,2}|[SUV][0-9]{1,8}|[mM]8(?:\[[0-9]*(?:[YMWDhms]|[munpfa]s)\])?)")

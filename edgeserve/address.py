@@ -133,7 +133,12 @@ def parse_address(pulsar_node: Address) -> PulsarAddress | LocalAddress:
 
 def _resolved(address: LocalAddress) -> LocalAddress:
     """The same folder by one name, so that whoever names it shares one connection."""
-    return address if address.folder is None else replace(address, path=os.path.realpath(address.folder))
+    try:
+        folder = address.folder
+        real = None if folder is None else os.path.realpath(folder)
+    except (ValueError, RuntimeError, OSError) as error:  # NUL, no Unicode, or `~` of somebody who is not there
+        raise UsageError(f"the local broker's folder {address.path!r} can't be one: {error}") from error
+    return address if real is None else replace(address, path=real)
 
 
 def _local(path: str, options: Mapping[str, str], given: str) -> LocalAddress:

@@ -439,6 +439,14 @@ def test_hostile_npy_bytes_are_malformed_and_say_what_they_promise(payload: byte
         assert len(str(refused.value)) < 1000
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("run", ["1" * 19 + ",", "1" * 400, "'a'", "False", "('<f8',"])
+def test_a_header_that_goes_wrong_at_its_end_is_refused_without_trying_all_ways_to_read_it(run: str) -> None:
+    text = (run * 10_000)[:9_990] + "!"
+    with pytest.raises(MalformedMessage, match="what NumPy does not write"):
+        array_in(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
+
+
 @given(some_arrays, st.data())
 @settings(max_examples=300)
 def test_mutated_npy_bytes_are_an_array_of_their_size_or_malformed(

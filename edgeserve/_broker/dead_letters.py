@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from edgeserve._broker.base import Confirmed, Connection, Delivery, Message, Share
+from edgeserve._broker.base import Connection, Delivery, Message, Share
 from edgeserve._broker.marks import ERROR, MESSAGE_ID, OPERATOR, TOPIC
 from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import steady_ms
-from edgeserve._interrupts import raise_noted
+from edgeserve._interrupts import raise_noted, uninterrupted
 from edgeserve.errors import BrokerError, DeliveryError
 
 _SUFFIX = "-dead-letters"
@@ -23,6 +23,8 @@ _ADDED = (ERROR, OPERATOR, TOPIC, MESSAGE_ID)
 _MOST_TEXT = 1000
 _SLICE_MS = 100
 _QUEUE_SIZE = 200
+# How long an operator that just makes sure of the subscription, or a process that was killed, may be in the way.
+_LEAVING_MS = 3000
 
 
 def dead_letter_topic(topic: str) -> str:
@@ -71,7 +73,7 @@ class DeadLetters:
         if outbox is None:
             kept_in = dead_letter_topic(topic)
             # A broker keeps nothing that nobody subscribes to.
-            self._connection.consumer([kept_in], _SUBSCRIPTION, Share.MESSAGE, 1).close()
+            self._connection.consumer([kept_in], _SUBSCRIPTION, Share.STANDBY, 1).close()
             outbox = Outbox(self._connection.producer(kept_in), self._address, _call_all, packing=False)
             self._outboxes[topic] = outbox
         return outbox
@@ -141,54 +143,60 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetterBox:
-    """The dead letters of one topic, for people. What is neither put back nor deleted stays."""
+    """The dead letters of one topic, for people. What is neither put back nor deleted stays.
 
-    def __init__(self, connection: Connection, topic: str) -> None:
+    One box at a time has them, so that they come in order and all of them.
+    """
+
+    def __init__(self, connection: Connection, address: str, topic: str) -> None:
         self._connection = connection
+        self._address = address
         self._topic = topic
-        self._consumer = connection.consumer([dead_letter_topic(topic)], _SUBSCRIPTION, Share.MESSAGE, _QUEUE_SIZE)
+        self._consumer = connection.consumer([dead_letter_topic(topic)], _SUBSCRIPTION, Share.STANDBY, _QUEUE_SIZE)
 
     def read(self, wait_ms: int) -> Iterator[DeadLetter]:
-        """The letters, oldest first, until no further one comes within `wait_ms`."""
-        until_ms = steady_ms() + wait_ms
-        while steady_ms() < until_ms:
-            for delivery in self._consumer.receive(min(_SLICE_MS, wait_ms)):
-                yield DeadLetter.of(delivery)
-                until_ms = steady_ms() + wait_ms
-            raise_noted()
+        """The letters, oldest first, until no further one comes within `wait_ms`.
 
-    def delete(self, letter: DeadLetter) -> None:
-        """Keep a letter no longer."""
-        self._consumer.acknowledge([letter.delivery])
+        Raises:
+            BrokerError: Another box has them.
+        """
+        opened_ms = quiet_ms = steady_ms()
+        while steady_ms() - quiet_ms < wait_ms:
+            arrived = self._consumer.receive(min(_SLICE_MS, wait_ms))
+            for delivery in arrived:
+                yield DeadLetter.of(delivery)
+            raise_noted()
+            if arrived:
+                quiet_ms = steady_ms()
+            elif not self._consumer.is_active:
+                quiet_ms = steady_ms()
+                if quiet_ms - opened_ms > _LEAVING_MS:
+                    raise BrokerError(
+                        f"the dead letters of topic {self._topic!r} are being read by somebody else: try again later",
+                        self._address,
+                    )
+
+    def delete(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep letters no longer."""
+        self._consumer.acknowledge([letter.delivery for letter in letters])
 
     def put_back(self, letters: Sequence[DeadLetter], timeout_ms: int) -> None:
-        """Send letters to the topic again, and keep those no longer that are there.
+        """Send letters to the topic again as they were, and keep those no longer that are there.
+
+        All subscriptions of the topic get them, with the ids they had: also the operators that have served them.
+        When this process is killed meanwhile, a letter can be back in the topic and still be kept.
 
         Raises:
             DeliveryError: Not all were stored within `timeout_ms`; the others are kept.
         """
-        errors: list[BrokerError] = []
-
-        def confirmed_for(letter: DeadLetter) -> Confirmed:
-            def confirmed(error: BrokerError | None) -> None:
-                if error is None:
-                    self.delete(letter)
-                else:
-                    errors.append(error)
-
-            return confirmed
-
-        producer = self._connection.producer(self._topic)
-        try:
-            for letter in letters:
-                message = Message(letter.data, letter.capture_ms, letter.delivery.key, letter.properties)
-                producer.send(message, confirmed_for(letter))
-        finally:
-            producer.close(timeout_ms)
-        if errors:
-            raise DeliveryError(
-                f"{len(errors)} of {len(letters)} letters were not put back: {errors[0]}", errors[0].address
-            )
+        outbox = Outbox(self._connection.producer(self._topic), self._address, self.delete, packing=False)
+        with uninterrupted():
+            try:
+                for letter in letters:
+                    key, properties = letter.delivery.key, letter.properties
+                    outbox.send_message(Message(letter.data, letter.capture_ms, key, properties), letter)
+            finally:
+                outbox.close(timeout_ms)
 
     def close(self) -> None:
         """Leave; what was neither put back nor deleted is there for the next one."""

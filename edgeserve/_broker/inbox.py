@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
-from edgeserve._broker.marks import HEADER_SIZE, PACK, PACK_FORM
+from edgeserve._broker.marks import HEADER_SIZE, PACK, PACK_FORM, UNREADABLE
 from edgeserve._core import packs
 from edgeserve._core.step import Example, Parcel
 from edgeserve.errors import MalformedMessage
@@ -63,6 +63,8 @@ def _open(delivery: Delivery) -> list[Example]:
     parcel = Parcel(delivery)
     if properties:
         try:
+            if UNREADABLE in properties:
+                raise MalformedMessage(f"its key or marks are not UTF-8 text: {properties[UNREADABLE]}")
             header_size = _header_size(properties.get(HEADER_SIZE, "0"))
             if PACK in properties:
                 entries = _unpacked(payload, properties[PACK])

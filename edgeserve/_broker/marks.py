@@ -21,3 +21,6 @@ TOPIC = "edgeserve-topic"
 
 MESSAGE_ID = "edgeserve-message-id"
 """On a dead letter: the broker's id of the message it came in."""
+
+UNREADABLE = "edgeserve-unreadable"
+"""Put there on arrival, where a message's key or marks are no text and so can't be had; the value says why."""

@@ -11,7 +11,7 @@ import secrets
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from edgeserve._at_exit import Stage, at_exit
 from edgeserve._broker import base, pulsar_consumer, pulsar_errors
+from edgeserve._broker.marks import UNREADABLE
 from edgeserve._broker.pulsar_admin import Admin
 from edgeserve._broker.pulsar_calls import Calls, RefusedError, ended_within
 from edgeserve._broker.pulsar_errors import Kind
@@ -344,6 +345,14 @@ class _TopicConsumer:
         finally:
             self._is_receiving = False
         message_id = message.message_id()
+        key: str | None = None
+        properties: Mapping[str, str]
+        try:
+            key, properties = message.partition_key() or None, message.properties()
+        except UnicodeDecodeError as error:
+            # Other clients may send any bytes there, and this one gives them as text or not at all. Raised, it would
+            # be raised again whenever the message comes back; so it goes the way of what is malformed.
+            properties = {UNREADABLE: str(error)}
         return base.Delivery(
             message_id,
             self.topic,
@@ -351,8 +360,8 @@ class _TopicConsumer:
             message.data(),
             message.event_timestamp() or None,
             message.publish_timestamp(),
-            message.partition_key() or None,
-            message.properties(),
+            key,
+            properties,
         )
 
     def acknowledge(self, message_id: object) -> None:

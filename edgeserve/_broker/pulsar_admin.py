@@ -109,7 +109,14 @@ class Admin:
                 "address with PulsarAddress(url, web_url='http://HOST:PORT')",
                 str(self._address),
             ) from error
-        return json.loads(body) if body else None
+        try:
+            return json.loads(body) if body else None
+        except (ValueError, RecursionError) as error:
+            raise BrokerError(
+                f"what answers at {self._web_url} is not Pulsar's HTTP interface: {method} {path} gave {len(body):,} "
+                f"bytes that are no JSON ({error})",
+                str(self._address),
+            ) from error
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self._web_url.startswith("https:"):

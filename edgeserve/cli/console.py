@@ -29,3 +29,8 @@ def _console(*, is_stderr: bool) -> Console:
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console
+
+
+def shown(text: str) -> str:
+    """Text from elsewhere as it can be shown: it may have control characters, which no terminal should get."""
+    return text if text.isprintable() else ascii(text)[1:-1]

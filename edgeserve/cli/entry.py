@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import edgeserve
+from edgeserve.cli.dead_letters import dead_letters_command
 from edgeserve.cli.demo.command import demo_command
 from edgeserve.cli.topics import topics_command
 from edgeserve.errors import EdgeServeError, UsageError
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo_command)
 app.command("topics")(topics_command)
+app.command("dead-letters")(dead_letters_command)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 from edgeserve._broker.base import TopicInfo
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve.address import LocalAddress
-from edgeserve.cli.console import data_console
+from edgeserve.cli.console import data_console, shown
 from edgeserve.cli.options import PulsarOption, WebOption, broker_address
 from edgeserve.errors import UsageError
 
@@ -95,20 +95,15 @@ def topics_table(topics: Sequence[TopicInfo]) -> Table:
     for topic in topics:
         held = ("" if topic.messages is None else f"{topic.messages:,}", decimal(topic.size_bytes))
         if not topic.subscriptions:
-            table.add_row(_shown(topic.name), "", *held)
+            table.add_row(shown(topic.name), "", *held)
         for place, subscription in enumerate(topic.subscriptions):
             backlog_bytes = subscription.backlog_bytes
             table.add_row(
-                _shown(topic.name) if place == 0 else "",
-                _shown(subscription.name),
+                shown(topic.name) if place == 0 else "",
+                shown(subscription.name),
                 *(held if place == 0 else ("", "")),
                 f"{subscription.backlog_messages:,}",
                 "" if backlog_bytes is None else decimal(backlog_bytes),
                 str(subscription.consumers),
             )
     return table
-
-
-def _shown(name: str) -> str:
-    """A name as it can be shown: some brokers take control characters in names, which no terminal should get."""
-    return name if name.isprintable() else ascii(name)[1:-1]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
 import pytest
 
+from edgeserve import Fate, Materialize
 from edgeserve._broker import connections, pulsar_errors
 from edgeserve._broker.base import Connection, Consumer, Message, Share
+from edgeserve._broker.dead_letters import DeadLetterBox
+from edgeserve._broker.pulsar_admin import Admin
 from edgeserve._core.clock import steady_ms
 from edgeserve.address import PulsarAddress
 from edgeserve.errors import BrokerError, BrokerUnreachable, PayloadTooLarge, UsageError
+from edgeserve.message_format import GraphCodec
 from tests.apache_pulsar import ApachePulsar
 from tests.broker.helpers import Connect, ids, numbered, receive, send
 from tests.broker.workers import ROOT, until
@@ -119,6 +126,57 @@ def test_a_wrong_http_address_is_an_error_that_says_how_to_give_another(broker: 
         for ask in (connection.topics, lambda: connection.delete(topic, None)):
             with pytest.raises(BrokerError, match="web_url"):
                 ask()
+        connection.close()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff", b'{"a": ', b"[" * 100_000])
+def test_another_http_server_is_said_to_be_none_of_pulsars(body: bytes) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        admin = Admin(PulsarAddress("pulsar://localhost", web_url=f"http://127.0.0.1:{server.server_port}"))
+        try:
+            with pytest.raises(BrokerError, match="is not Pulsar's HTTP interface"):
+                admin.topics()
+        finally:
+            server.shutdown()
+
+
+@on_apache
+@pytest.mark.parametrize("marked", ["key", "name", "value"])
+def test_a_key_or_mark_that_is_no_text_makes_a_dead_letter_and_the_next_message_is_served(
+    broker: str, topic: str, marked: str
+) -> None:
+    import _pulsar
+
+    own = pulsar.Client(broker, logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, os.devnull))
+    producer = own.create_producer(topic)
+    message = _pulsar.MessageBuilder()
+    message.content(b"first")
+    if marked == "key":
+        message.partition_key(b"\xff")
+    else:
+        message.property(*((b"\xff", "x") if marked == "name" else ("x", b"\xff")))
+    producer._producer.send(message.build())
+    producer.send(GraphCodec().encode(uuid.UUID(int=1), "any", b"second"))
+    own.close()
+    with Materialize(lambda payload: payload, broker, topic=topic) as sink:
+        assert [next(sink), next(sink)] == [None, b"second"]
+        assert sink.stats.fates == {Fate.MALFORMED: 1, Fate.USED: 1}
+    connection = connections.connect(PulsarAddress(broker))
+    try:
+        (letter,) = DeadLetterBox(connection, broker, topic).read(1000)
+        assert letter.data == b"first"
+        assert "are not UTF-8 text" in letter.error
+    finally:
         connection.close()
 
 

@@ -95,6 +95,12 @@ def test_an_address_that_is_none_is_refused(node: Any) -> None:
         DataSource([], node, "s")
 
 
+@pytest.mark.parametrize("node", ["local://~nobody-of-this-name/x", "local://a%00b", "local://\ud800"])
+def test_a_folder_that_can_be_none_is_refused(node: str) -> None:
+    with pytest.raises(UsageError, match="the local broker's folder"):
+        DataSource([], node, "s")
+
+
 @pytest.mark.parametrize("name", ["", "\n", "a\0b", None, 7])
 def test_a_topic_that_no_broker_takes_is_refused(broker: str, name: Any) -> None:
     for make in (

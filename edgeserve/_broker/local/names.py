@@ -29,7 +29,9 @@ def topic_name(given: str) -> str:
         raise UsageError(
             f"{given!r} is no topic's name: expected NAME, TENANT/NAMESPACE/NAME or {_PREFIX}TENANT/NAMESPACE/NAME"
         )
-    return rest[len(_DEFAULT) :] if rest.startswith(_DEFAULT) else _PREFIX + rest
+    short = rest.removeprefix(_DEFAULT)
+    # A short name with slashes would be read as TENANT/NAMESPACE/NAME.
+    return _PREFIX + rest if "/" in short else short
 
 
 def subscription_name(given: str) -> str:

@@ -61,3 +61,8 @@ def test_names_that_a_file_system_may_mix_up_have_different_files() -> None:
     files = {file_name(name).casefold() for name in names}
     assert len(files) == len(names)
     assert all(file.isascii() and "/" not in file for file in files)
+
+
+@pytest.mark.parametrize("given", ["persistent://public/default/a/b", "persistent://public/default/tenant/space/src"])
+def test_a_name_that_is_shown_means_the_same_topic_when_it_is_given(given: str) -> None:
+    assert topic_name(topic_name(given)) == topic_name(given) == given
