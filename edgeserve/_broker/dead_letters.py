@@ -44,7 +44,7 @@ class DeadLetters:
     @property
     def sent(self) -> int:
         """How many were handed over."""
-        return sum(outbox.sent for outbox in self._outboxes.values())
+        return sum(outbox.sent for outbox in list(self._outboxes.values()))
 
     def raise_failure(self) -> None:
         """Raise what earlier sends failed with, once.
