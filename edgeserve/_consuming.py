@@ -33,13 +33,15 @@ from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate
 from edgeserve._task import check_callables
 from edgeserve.address import Address
-from edgeserve.errors import UsageError
+from edgeserve.errors import EdgeServeError, PayloadTooLarge, UsageError
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
 
 T = TypeVar("T")
-R = TypeVar("R")
+
+# What takes the place of a result where there is none: None is one.
+_UNSERVED = object()
 
 _log = logging.getLogger("edgeserve.operator")
 
@@ -163,7 +165,7 @@ class Consuming(Operator[T]):
             if outputs is not None:
                 self._op_from = outputs.op_from
                 self._outbox = Outbox(
-                    connection.producer(outputs.topic),
+                    connection.producer(outputs.topic, together=not outputs.packing),
                     str(self._lease.address),
                     self._release_all,
                     packing=outputs.packing,
@@ -186,6 +188,10 @@ class Consuming(Operator[T]):
 
     def _forget(self) -> None:
         """Forget the examples that are held for later steps."""
+
+    def _forget_failed(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Use examples no more that were given up. Those that were held for later steps, to be released."""
+        return ()
 
     def _knows(self, source: str) -> bool:
         """Whether examples of this source are wanted at all."""
@@ -232,15 +238,7 @@ class Consuming(Operator[T]):
         done = self._ledger.carry_out(decision)
         if done:
             self._inbox.acknowledge(done)
-        job = decision.job
-        if job is None:
-            return None
-        try:
-            return self._serve(job)
-        except Exception as error:
-            if not self._errors.covers(error):
-                raise
-            return self._recover(partial(self._serve, job), job.examples, error)
+        return self._perform(decision.job) if decision.job is not None else None
 
     def _wait(self) -> bool:
         """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
@@ -293,12 +291,16 @@ class Consuming(Operator[T]):
 
     def _admit(self, arrival: Example, now: Now) -> bool:
         """Take one arrival in. False if that settles it."""
-        if arrival.malformed is not None:
-            self._bury_malformed(arrival, arrival.malformed)
+        arrival.arrived_steady_ms = now.steady_ms
+        try:
+            if arrival.malformed is not None:
+                self._bury(arrival, f"MalformedMessage: {arrival.malformed}")
+            fate = arrival.fate if arrival.fate is not None else self._fate_at_the_door(arrival, now)
+        except EdgeServeError:
+            self._arrivals.appendleft(arrival)  # the broker's or the disk's fault: the next step takes it
+            raise
         if arrival.fate is not None:
             return False
-        arrival.arrived_steady_ms = now.steady_ms
-        fate = self._fate_at_the_door(arrival, now)
         if fate is None:
             try:
                 value = self._values.gated(arrival)
@@ -306,8 +308,8 @@ class Consuming(Operator[T]):
                 if not self._errors.covers(error):
                     raise
                 value = self._recover(partial(self._values.gated, arrival), [arrival], error)
-                if arrival.fate is not None:
-                    return False
+            if value is _UNSERVED:
+                return False
             if value is not None:
                 arrival.value = value
                 return True
@@ -325,13 +327,34 @@ class Consuming(Operator[T]):
             return Fate.UNKNOWN_SOURCE
         return None
 
-    def _serve(self, job: Job) -> T | None:
+    def _perform(self, job: Job) -> T | None:
         # Whatever raises from here to the send leaves the job's examples held, and so unacknowledged.
-        value, payload, output_id, capture_ms = self._finish(job, self._call(job))
-        examples = job.examples
+        try:
+            outcome = self._finish(job, self._call(job))
+        except Exception as error:
+            if not self._errors.covers(error):
+                raise
+            recovered = self._recover(lambda: self._finish(job, self._call(job)), job.examples, error)
+            if recovered is _UNSERVED:
+                return None
+            outcome = recovered
+        return self._hand_over(outcome, job.examples)
+
+    def _hand_over(self, outcome: Outcome, examples: Sequence[Example]) -> T | None:
+        """Send what was made of these examples, and settle them."""
+        value, payload, output_id, capture_ms = outcome
         if payload is not None and self._outbox is not None:
-            self._outbox.send(b"".join((output_id, self._op_from, payload)), capture_ms, examples)
+            try:
+                self._outbox.send(b"".join((output_id, self._op_from, payload)), capture_ms, examples)
+            except PayloadTooLarge as error:
+                if not self._errors.covers(error):
+                    raise
+                self._give_up(examples, error)
+                return None
             self._ledger.settle(examples, Fate.USED)
+            for example in examples:
+                if example.holds <= 1:  # nothing uses it again, and its output may be unconfirmed for long
+                    example.value, example.data = None, b""
         else:
             if self._served is not None:
                 for example in examples:
@@ -341,15 +364,18 @@ class Consuming(Operator[T]):
         served: T | None = value
         return served
 
-    def _recover(self, again: Callable[[], R], examples: Sequence[Example], error: Exception) -> R | None:
+    def _recover(self, again: Callable[[], Any], examples: Sequence[Example], error: Exception) -> Any:
         """Go on after an error over these examples, as `on_error` says; `again` is another try.
+
+        What it returns, or `_UNSERVED`: they were given up, or the operator is to stop, and they stay unacknowledged.
 
         Raises:
             Exception: That of another try, if the step can't go on after it.
         """
         if self._errors.on_error == "retry":
             for _ in range(self._errors.max_retries):
-                self._pause(self._errors.retry_interval_ms, error)
+                if not self._has_paused(self._errors.retry_interval_ms):
+                    return _UNSERVED
                 try:
                     return again()
                 except Exception as next_error:
@@ -357,47 +383,46 @@ class Consuming(Operator[T]):
                         raise
                     error = next_error
         self._give_up(examples, error)
-        return None
+        return _UNSERVED
 
-    def _pause(self, duration_ms: float, error: Exception) -> None:
-        """Wait, unless the operator is to stop: then what failed stays unacknowledged, and `error` is raised."""
+    def _has_paused(self, duration_ms: float) -> bool:
+        """Wait. False if the operator is to stop meanwhile."""
         until_ms = self._clock.now().steady_ms + duration_ms
-        while (slice_ms := self._clock.slice_ms(until_ms)) > 0 and self._clock.now().steady_ms < until_ms:
-            if self._is_stopping:
-                raise error
+        while not self._is_stopping:
+            if self._clock.now().steady_ms >= until_ms:
+                return True
             raise_noted()
-            pause_ms(slice_ms)
+            pause_ms(self._clock.slice_ms(until_ms))
+        return False
 
     def _give_up(self, examples: Sequence[Example], error: Exception) -> None:
-        """Settle the examples of a step as failed; those that came first with it become dead letters."""
+        """Settle the examples of a step as failed; those that were new in it become dead letters."""
         failed = [example for example in examples if example.fate is None]
         reason = f"{type(error).__name__}: {error}"
         _log.warning("operator %s gives up %s: %s", self._name, ", ".join(map(repr, failed)), reason)
-        for example in failed:
-            self._ledger.settle([example], Fate.FAILED)
-            if self._errors.on_error == "skip":
-                self._release([example])
-            else:
-                self._bury(example, reason)
-        self._release([example for example in examples if example not in failed])
+        try:
+            for example in failed:
+                if self._errors.on_error == "skip":
+                    self._release([example])
+                else:
+                    self._bury(example, reason)
+                self._ledger.settle([example], Fate.FAILED)
+        finally:
+            self._release([example for example in examples if example not in failed])
+            # One of them may be what a join would use again and again, and fail with everything it meets.
+            self._release(self._forget_failed([example for example in failed if example.fate is Fate.FAILED]))
 
     def _bury(self, example: Example, reason: str) -> None:
-        """Make an example a dead letter; it is released when the broker has that."""
-        if example.parcel is None:
+        """Make an example a dead letter; it is done with when the broker has that."""
+        parcel = example.parcel
+        if parcel is None:
             raise RuntimeError(f"{example} came in no message")
-        delivery = example.parcel.delivery
-        self._dead_letters.send(delivery, example.data, example.capture_ms, reason, partial(self._release, [example]))
-
-    def _bury_malformed(self, malformed: Example, reason: str) -> None:
-        if malformed.parcel is None:
-            raise RuntimeError(f"{malformed} came in no message")
-        parcel = malformed.parcel
 
         def done() -> None:
-            self._inbox.acknowledge(self._ledger.close(parcel))
+            closed = self._ledger.close(parcel) if example.malformed is not None else self._ledger.release([example])
+            self._inbox.acknowledge(closed)
 
-        error = f"MalformedMessage: {reason}"
-        self._dead_letters.send(parcel.delivery, malformed.data, malformed.capture_ms, error, done)
+        self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done)
 
     def _release(self, examples: Sequence[Example]) -> None:
         if examples:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeserve._core.checks import check_count, check_ms
-from edgeserve.errors import BrokerError, UsageError
+from edgeserve.errors import BrokerError, MissingExtra, UsageError
 
 OnError = Literal["raise", "retry", "dead_letter", "skip"]
 
@@ -34,5 +34,5 @@ class ErrorPolicy:
         check_ms("retry_interval_ms", self.retry_interval_ms)
 
     def covers(self, error: Exception) -> bool:
-        """Whether the step goes on after this error: not if it is the broker's, which no other example would help."""
-        return self.on_error != "raise" and not isinstance(error, BrokerError)
+        """Whether the step goes on after this error: not if it is no fault of the example's."""
+        return self.on_error != "raise" and not isinstance(error, (BrokerError, MissingExtra))

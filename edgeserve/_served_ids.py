@@ -45,9 +45,16 @@ class ServedIds:
             raise EdgeServeError(f"deduplicate= keeps the ids that were served in {path}: {error}") from error
 
     def has(self, example_id: bytes, wall_ms: int) -> bool:
-        """Whether it was served, within the bounds."""
+        """Whether it was served, within the bounds.
+
+        Raises:
+            EdgeServeError: The file can't be read.
+        """
         sql = "SELECT 1 FROM served WHERE id = ? AND served_ms >= ?"
-        return bool(self._database.execute(sql, (example_id, wall_ms - self._limits.max_age_ms)).fetchall())
+        try:
+            return bool(self._database.execute(sql, (example_id, wall_ms - self._limits.max_age_ms)).fetchall())
+        except sqlite3.Error as error:
+            raise EdgeServeError(f"what was served could not be looked up: {error}") from error
 
     def add(self, example_id: bytes, wall_ms: int) -> None:
         """Remember one.
@@ -65,10 +72,12 @@ class ServedIds:
             raise EdgeServeError(f"what was served could not be noted: {error}") from error
 
     def _remove(self, wall_ms: int) -> None:
-        sql = """DELETE FROM served WHERE number IN (SELECT number FROM served WHERE number <=
-            (SELECT max(number) FROM served) - ? OR served_ms < ? ORDER BY number LIMIT ?)"""
-        bounds = (self._limits.max_ids, wall_ms - self._limits.max_age_ms, 2 * _SLICE)
-        self._database.execute(sql, bounds)
+        # By number, which is the order of time and has an index; a slice of the oldest for their age.
+        sql = "DELETE FROM served WHERE number <= (SELECT max(number) FROM served) - ?"
+        self._database.execute(sql, (self._limits.max_ids,))
+        oldest = "SELECT number FROM served ORDER BY number LIMIT ?"
+        sql = f"DELETE FROM served WHERE number IN ({oldest}) AND served_ms < ?"  # noqa: S608 - a constant
+        self._database.execute(sql, (2 * _SLICE, wall_ms - self._limits.max_age_ms))
 
     def close(self) -> None:
         """Close the file; a child of fork leaves it alone."""

@@ -142,6 +142,9 @@ class Compute(Consuming[bytes]):
     def _forget(self) -> None:
         self._join = self._make_join()
 
+    def _forget_failed(self, examples: Sequence[Example]) -> Sequence[Example]:
+        return self._join.give_up(examples)
+
     def _expected(self) -> str:
         return f"the task takes {', '.join(sorted(self._sources))} (inputs= gives its parameters other sources)"
 

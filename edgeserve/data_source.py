@@ -54,7 +54,7 @@ class DataSource(Operator[bytes]):
             machine's disk first, and from there to the broker, in order, also by the next run of this source; the
             broker need not be there at the start.
         max_unconfirmed: How many examples may be on their way, beyond which the broker can't keep up (and at most
-            64 MiB of them).
+            64 MiB of them); with `'drop_oldest'`, how many may wait for their turn.
         spool_path: The folder of the spool; None for the user's data folder.
         spool_max_bytes: What the spool may hold; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several
@@ -103,22 +103,25 @@ class DataSource(Operator[bytes]):
         self._is_in_stream = False
         self._is_abandoned = False
         self._drops = overflow == "drop_oldest"
+        limits = InFlight(max_examples=max_unconfirmed)
         spool = Spool(spool_path, spool_max_bytes)
         with self._parts as opening:  # closes what is open already when the rest fails
             if overflow == "spool":
                 producer: Producer = SpooledProducer(spool, pulsar_node, topic, source_id)
+                opening.callback(producer.close, 0)
                 address = str(spool.address)
             else:
                 lease = ConnectionLease(pulsar_node)
                 opening.callback(lease.close)
-                producer, address = lease.connection.producer(topic), str(lease.address)
+                producer, address = lease.connection.producer(topic, together=not packing), str(lease.address)
             self._outbox: Outbox[None] = Outbox(
                 producer,
                 address,
                 self._confirmed,
                 on_dropped=self._dropped if self._drops else None,
+                on_failed=self._failed if self._drops else None,
                 packing=packing,
-                limits=InFlight(max_examples=max_unconfirmed),
+                limits=limits,
             )
             opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
@@ -175,6 +178,9 @@ class DataSource(Operator[bytes]):
     def _confirmed(self, tokens: Sequence[None]) -> None:
         if self._drops:
             self._ledger.settle_some(len(tokens), Fate.USED)
+
+    def _failed(self, tokens: Sequence[None]) -> None:
+        self._ledger.settle_some(len(tokens), Fate.FAILED)
 
     def _dropped(self, tokens: Sequence[None]) -> None:
         self._ledger.settle_some(len(tokens), Fate.EVICTED)

@@ -40,8 +40,9 @@ class Materialize(Consuming[T]):
         log_path, log_filename: Replay logs; not in this version.
         sink_id: This operator's name, and that of its subscription.
         decode: Turns what `gate` returned into the function's argument.
-        deduplicate: Whether the function is called once at most for each example's id, also when the broker sends it
-            again after a crash; a `Deduplicate` says for how many ids and how long. Ids are kept on disk.
+        deduplicate: Whether the function is called once for each example's id, also when the broker sends it again
+            after a crash; only what is inside the function when the process is killed may come twice. Ids are kept on
+            this machine's disk (with a broker in memory, in memory); a `Deduplicate` says how many, and how long.
         on_error: What happens when the function or the gate raises. `'raise'`: the step raises, the example stays
             unacknowledged, and the next step goes on with the next one; `'retry'`: it is tried again, then becomes a
             dead letter; `'dead_letter'`: it does at once; `'skip'`: it is given up.

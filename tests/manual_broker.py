@@ -41,7 +41,9 @@ class ManualBroker:
     ) -> None:
         whole = example(name, source, payload) if data is None else data
         properties = {mark.replace("_", "-"): value for mark, value in marks.items()}
-        self.arrived.append(Delivery(name, "src", name, whole, CAPTURE_MS + at_ms, CAPTURE_MS, None, properties))
+        self.arrived.append(
+            Delivery(name, "src", name, whole, CAPTURE_MS + at_ms, CAPTURE_MS, None, properties, self.tenure)
+        )
 
     def arrive_together(self, name: str, *entries: bytes) -> None:
         """One message that is a pack."""
@@ -55,7 +57,7 @@ class ManualBroker:
 
     topic = "manual"
 
-    def producer(self, topic: str) -> ManualBroker:
+    def producer(self, topic: str, *, together: bool = False) -> ManualBroker:
         return self
 
     def consumer(self, *_: object, **__: object) -> ManualBroker:

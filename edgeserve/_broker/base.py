@@ -56,6 +56,7 @@ class Delivery(NamedTuple):
         publish_ms: When it was sent, ms since the epoch.
         key: Its key, or None.
         properties: What its sender marked it with.
+        tenure: That of the consumer when it received this (`Consumer.tenure`).
     """
 
     handle: Any
@@ -66,6 +67,7 @@ class Delivery(NamedTuple):
     publish_ms: int
     key: str | None
     properties: Mapping[str, str]
+    tenure: int = 0
 
 
 class SubscriptionInfo(NamedTuple):
@@ -114,7 +116,7 @@ class Producer(Protocol):
     def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
         """Hand over messages without keys, to be stored one after the other and in as few goes as can be.
 
-        `confirmed` is called once, when all are stored or each of them is stored or refused.
+        `confirmed` is called once, when each is stored or refused: with the first error, if any was refused.
 
         Raises:
             PayloadTooLarge: One is over the broker's limit; nothing was sent.
@@ -159,8 +161,8 @@ class Consumer(Protocol):
 class Connection(Protocol):
     """One connection to a broker, shared by the operators of a process that name the same address."""
 
-    def producer(self, topic: str) -> Producer:
-        """A new producer; the topic is made if need be.
+    def producer(self, topic: str, *, together: bool = False) -> Producer:
+        """A new producer; the topic is made if need be. `together`: `send_together` will be used.
 
         Raises:
             UsageError: The broker refuses the topic's name.

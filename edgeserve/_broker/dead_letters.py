@@ -80,7 +80,7 @@ class DeadLetters:
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""
-        for outbox in self._outboxes.values():
+        for outbox in list(self._outboxes.values()):
             outbox.stop()
 
     def close(self, timeout_ms: int) -> None:
@@ -91,7 +91,7 @@ class DeadLetters:
         """
         until_ms = steady_ms() + timeout_ms
         failed: DeliveryError | None = None
-        for outbox in self._outboxes.values():
+        for outbox in list(self._outboxes.values()):
             try:
                 outbox.close(max(0, int(until_ms - steady_ms())))
             except DeliveryError as error:

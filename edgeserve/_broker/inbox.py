@@ -35,9 +35,13 @@ class Inbox:
 
     def fill(self, timeout_ms: int) -> bool:
         """Wait until a message is here, at most `timeout_ms`. Whether there is one to open."""
-        if not self._deliveries:
-            self._deliveries.extend(self._consumer.receive(timeout_ms))
-        return bool(self._deliveries)
+        deliveries = self._deliveries
+        if not deliveries:
+            deliveries.extend(self._consumer.receive(timeout_ms))
+        tenure = self._consumer.tenure
+        while deliveries and deliveries[0].tenure != tenure:
+            deliveries.popleft()  # it has gone to another consumer since, or comes again
+        return bool(deliveries)
 
     def open_next(self) -> list[Example]:
         """What is in the message that came first: one example or more. Only after `fill` said that there is one."""
@@ -60,7 +64,8 @@ def _open(delivery: Delivery) -> list[Example]:
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
     entries: Sequence[packs.Entry] = ((payload, capture_ms),)
     header_size = 0
-    parcel = Parcel(delivery)
+    # Without its payload: a message may be unacknowledged long after its examples were used.
+    parcel = Parcel(delivery._replace(payload=b""))
     if properties:
         try:
             if UNREADABLE in properties:
@@ -71,7 +76,6 @@ def _open(delivery: Delivery) -> list[Example]:
         except MalformedMessage as error:
             return [_malformed(parcel, payload, capture_ms, error)]
         if PACK in properties:
-            # Its examples have bytes of their own now.
             marks = {name: value for name, value in properties.items() if name != PACK}
             parcel = Parcel(delivery._replace(payload=b"", properties=marks), len(entries))
     opened: list[Example] = []

@@ -64,7 +64,9 @@ class Outbox(Generic[Token]):
         producer: Where it sends to.
         address: The broker's, for errors.
         on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
-        on_dropped: What is called with the tokens of what made room; None: a send waits for room.
+        on_dropped: Called with the tokens of what made room; where it is given, a send never waits, and the limits
+            are those of what waits.
+        on_failed: Called with the tokens of what was refused, or had not left when the outbox was closed.
         packing: Whether examples that had to wait leave as one message; else they do as messages of their own that
             are sent together.
         limits: How much may be on its way.
@@ -77,6 +79,7 @@ class Outbox(Generic[Token]):
         on_confirmed: Callable[[Sequence[Token]], None],
         *,
         on_dropped: Callable[[Sequence[Token]], None] | None = None,
+        on_failed: Callable[[Sequence[Token]], None] | None = None,
         packing: bool = True,
         limits: InFlight | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class Outbox(Generic[Token]):
         self._address = address
         self._on_confirmed = on_confirmed
         self._on_dropped = on_dropped
+        self._on_failed = on_failed
         self._packing = packing
         self._limits = limits if limits is not None else InFlight()
         self._max_pack_bytes = packs.MAX_BYTES
@@ -151,6 +155,7 @@ class Outbox(Generic[Token]):
         if self._on_dropped is not None:
             self._on_dropped(self._drop_oldest(size))
         with self._lock:
+            # As `_is_full`, without a call: this is a part of every step.
             if self._examples >= limits.max_examples or (self._examples and self._bytes + size > limits.max_bytes):
                 self._wait_for_room(size)
             if self._is_stopped:
@@ -168,6 +173,8 @@ class Outbox(Generic[Token]):
         return self._examples >= limits.max_examples or (self._examples > 0 and self._bytes + size > limits.max_bytes)
 
     def _wait_for_room(self, size: int) -> None:
+        if self._on_dropped is not None:
+            return
         self._watchers += 1
         try:
             while self._is_full(size) and not self._is_stopped:
@@ -180,7 +187,10 @@ class Outbox(Generic[Token]):
         """Take out what waited longest, until there is room or nothing waits."""
         dropped = []
         with self._lock:
-            while self._waiting and self._is_full(size):
+            limits = self._limits
+            while len(self._waiting) >= limits.max_examples or (
+                self._waiting and self._bytes + size > limits.max_bytes
+            ):
                 data, _, token, _ = self._waiting.popleft()
                 self._examples -= 1
                 self._bytes -= len(data)
@@ -213,6 +223,8 @@ class Outbox(Generic[Token]):
             finally:
                 with self._lock:
                     self._is_draining = False
+                    if self._watchers:
+                        self._changed.notify_all()
 
     def _take_what_leaves(self) -> list[_Waiting[Token]]:
         """The next example, and those after it that fit into one pack with it. With the lock."""
@@ -259,6 +271,8 @@ class Outbox(Generic[Token]):
                 self._failures.append((error, len(settled)))
             if self._watchers:
                 self._changed.notify_all()
+        if error is not None and self._on_failed is not None:
+            self._on_failed([each[2] for each in settled])
 
     def _comes_again(self, leaving: list[_Waiting[Token]], error: Exception) -> bool:
         """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
@@ -285,16 +299,19 @@ class Outbox(Generic[Token]):
         self.stop()
         until_ms = steady_ms() + timeout_ms
         with self._lock:
-            while self._waiting and (left_ms := until_ms - steady_ms()) > 0:
+            # What was taken out to be sent is not with the producer yet, which is closed only then.
+            while (self._waiting or self._is_draining) and (left_ms := until_ms - steady_ms()) > 0:
                 self._watchers += 1
                 self._changed.wait(min(_SLICE_S, left_ms / 1000))
                 self._watchers -= 1
                 raise_noted()
             left, self._waiting = self._waiting, deque()
-        self._producer.close(max(0, int(until_ms - steady_ms())))
-        if left:
-            with self._lock:
-                self._examples -= len(left)
+            self._examples -= len(left)
+            self._bytes -= sum([len(each[0]) for each in left])
+            if left:
                 error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
                 self._failures.append((DeliveryError(error, self._address), len(left)))
+        self._producer.close(max(0, int(until_ms - steady_ms())))
+        if left and self._on_failed is not None:
+            self._on_failed([each[2] for each in left])
         self.raise_failure()

@@ -98,11 +98,11 @@ class _Connection:
             return _CLOSE_MS
         return max(_COMING_BACK_MS, round(self._close_until_ms - steady_ms()))
 
-    def producer(self, topic: str) -> base.Producer:
+    def producer(self, topic: str, *, together: bool = False) -> base.Producer:
         _check_name("topic", topic)
         what = f"a producer for topic {topic!r}"
         single = self._asked(what, partial(self._new_producer, topic, batching=False))
-        batching = partial(self._asked, what, partial(self._new_producer, topic, batching=True))
+        batching = self._asked(what, partial(self._new_producer, topic, batching=True)) if together else None
         sends = Producer(self, topic, _TopicProducer(single, batching, self.library), self.library.Result.Ok)
         self._open.add(sends)
         return sends
@@ -174,7 +174,7 @@ class _Connection:
             for taken in made:
                 taken.close()
             raise
-        return pulsar_consumer.held(made)
+        return pulsar_consumer.held(made, share=share)
 
     def _unless_busy(self, take: Callable[[], pulsar_consumer.Held]) -> pulsar_consumer.Held | None:
         try:
@@ -279,10 +279,10 @@ if hasattr(os, "register_at_fork"):
 class _TopicProducer:
     """The client's producers of one topic: one sends each message by itself, the other one batches."""
 
-    def __init__(self, single: Any, make_batching: Callable[[], Any], library: ModuleType) -> None:
+    def __init__(self, single: Any, batching: Any, library: ModuleType) -> None:
+        self._wrappers = [producer for producer in (single, batching) if producer is not None]  # `_handles` is weak
         self._single = single._producer
-        self._make_batching = make_batching
-        self._batching: Any = None
+        self._batching = batching._producer if batching is not None else None
         self._new_message = library._pulsar.MessageBuilder
 
     def send(self, message: base.Message, settled: Callable[[Any, Any], None]) -> None:
@@ -290,8 +290,7 @@ class _TopicProducer:
 
     def send_together(self, messages: Sequence[base.Message], settled: Callable[[Any, Any], None]) -> None:
         if self._batching is None:
-            # It blocks. Nothing is unconfirmed yet, so that this is the sender's thread and not the client's.
-            self._batching = self._make_batching()._producer
+            raise RuntimeError("the producer was made without `together`")
         for message in messages:
             self._batching.send_async(self._built(message), settled)
         self._batching.flush_async(_ignore)
@@ -309,9 +308,8 @@ class _TopicProducer:
         return builder.build()
 
     def close(self, limit_ms: int) -> None:
-        for producer in (self._single, self._batching):
-            if producer is not None:
-                ended_within(limit_ms, producer.close_async)
+        for wrapper in self._wrappers:
+            ended_within(limit_ms, wrapper._producer.close_async)
 
 
 def _ignore(*_: object) -> None: ...

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from edgeserve._broker import base
@@ -69,14 +70,18 @@ class Held(Protocol):
         """Let go."""
 
 
-def held(consumers: Sequence[TopicConsumer]) -> Held:
+def held(consumers: Sequence[TopicConsumer], *, share: base.Share) -> Held:
     """The consumers of one or more topics as one."""
-    return _OneTopic(consumers[0]) if len(consumers) == 1 else _SeveralTopics(consumers)
+    if len(consumers) > 1:
+        return _SeveralTopics(consumers)
+    # Who may lose the subscription to a stand-by takes no more than it serves at once.
+    return _OneTopic(consumers[0], takes_backlog=share is not base.Share.STANDBY)
 
 
 class _OneTopic:
-    def __init__(self, consumer: TopicConsumer) -> None:
+    def __init__(self, consumer: TopicConsumer, *, takes_backlog: bool) -> None:
         self._consumer = consumer
+        self._takes_backlog = takes_backlog
         self._at_once = 0
 
     def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
@@ -84,14 +89,17 @@ class _OneTopic:
         # there at once that more of them must be waiting.
         started_ms = steady_ms()
         first = self._consumer.receive(timeout_ms)
+        if not self._takes_backlog:
+            return () if first is None else (first,)
         if first is None or steady_ms() - started_ms > _AT_ONCE_MS:
             self._at_once = 0
             return () if first is None else (first,)
         self._at_once += 1
         arrived = [first]
         if self._at_once >= _BACKLOG:
-            while len(arrived) < _HANDOVER and (further := self._consumer.receive(0)) is not None:
-                arrived.append(further)
+            with suppress(BrokerError):  # the next call meets it again, and what has come is not lost
+                while len(arrived) < _HANDOVER and (further := self._consumer.receive(0)) is not None:
+                    arrived.append(further)
             if len(arrived) < _BACKLOG:
                 self._at_once = 0
         return arrived
@@ -278,7 +286,8 @@ class StandbyConsumer(Consumer):
         return self._tenure
 
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
-        held = self._held
+        with self._changed:
+            held, tenure = self._held, self._tenure
         if held is None:
             with self._changed:
                 self._changed.wait_for(lambda: self._held or self._error or self._is_closed, slice_ms / 1000)
@@ -286,6 +295,8 @@ class StandbyConsumer(Consumer):
                     raise self._error
             return ()
         arrived = held.receive(slice_ms)
+        if tenure:
+            arrived = [delivery._replace(tenure=tenure) for delivery in arrived]
         if held.is_connected:
             self._lost_ms = None
             return arrived

@@ -1,7 +1,8 @@
 """A spool: what a source sends is written to this machine's disk first, and from there to the broker, in order.
 
 It is a topic of the local broker with one reader, which forwards. So it holds what it has accepted through an outage of
-the broker, and through the death of the source, whose next run forwards the rest.
+the broker, and through the death of the source, whose next run forwards the rest. Order is kept, but for sends that the
+broker refuses: they are repeated, after what had followed them at once.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgeserve._broker.base import Confirmed, Consumer, Delivery, Message, Producer, Share
+from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._broker.connections import ConnectionLease
+from edgeserve._broker.marks import PACK
+from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
 from edgeserve._interrupts import raise_noted
 from edgeserve.address import Address, LocalAddress, PulsarAddress, data_folder, parse_address
-from edgeserve.errors import BrokerError, EdgeServeError
+from edgeserve.errors import BrokerError, EdgeServeError, MissingExtra, PayloadTooLarge, UsageError
 
 _log = logging.getLogger("edgeserve.spool")
 
@@ -83,11 +87,17 @@ class SpooledProducer:
         self._forwarder = _Forwarder(self._consumer, self._target, topic)
 
     def send(self, message: Message, confirmed: Confirmed) -> None:
-        """See `base.Producer`; what is confirmed is on this machine's disk."""
+        """See `base.Producer`; what is confirmed is on this machine's disk.
+
+        Raises:
+            UsageError, MissingExtra: Nothing can ever be forwarded: the broker refuses the topic's name, say.
+        """
+        self._forwarder.raise_refusal()
         self._producer.send(message, confirmed)
 
     def send_together(self, messages: Sequence[Message], confirmed: Confirmed) -> None:
-        """See `base.Producer`."""
+        """See `base.Producer`; the same errors as for `send`."""
+        self._forwarder.raise_refusal()
         self._producer.send_together(messages, confirmed)
 
     def close(self, timeout_ms: int) -> None:
@@ -113,8 +123,11 @@ class _Forwarder:
         self._unconfirmed: dict[str, Delivery] = {}
         self._under_way = 0
         self._has_failed = False
+        # Whether there was nothing to receive, asked since `_asked` was last raised.
         self._is_idle = False
+        self._asked = 0
         self._is_closing = False
+        self._refusal: EdgeServeError | None = None
         self._warned_ms: float | None = None
         self._thread = threading.Thread(target=self._run, name="edgeserve-spool", daemon=True)
         self._thread.start()
@@ -123,12 +136,21 @@ class _Forwarder:
         while not self._is_closing:
             try:
                 self._connect_and_forward()
+            except (UsageError, MissingExtra) as error:
+                self._refusal = error
+                _log.error("topic %r of %s: what is in the spool stays there: %s", self._topic, self._target, error)
+                return
             except EdgeServeError as error:
                 self._warn(error)
             except Exception:  # noqa: BLE001 - what is on the disk is forwarded as long as the process lives
                 _log.exception("forwarding to %s", self._target)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, _RETRY_MS / 1000)
+
+    def raise_refusal(self) -> None:
+        """Raise why nothing can be forwarded, whatever the broker's state, if so."""
+        if self._refusal is not None:
+            raise self._refusal
 
     def _warn(self, error: EdgeServeError) -> None:
         now_ms = steady_ms()
@@ -147,23 +169,46 @@ class _Forwarder:
             closing.callback(lease.close)
             producer = lease.connection.producer(self._topic)
             closing.callback(producer.close, 0)
-            self._under_way, self._has_failed = 0, False
+            with self._changed:
+                self._under_way, self._has_failed = 0, False
             self._forward(producer)
 
     def _forward(self, producer: Producer) -> None:
         waiting = deque(self._unconfirmed.values())
         while not self._is_closing and not self._has_failed:
             if not waiting:
+                asked = self._asked
                 arrived = self._consumer.receive(_SLICE_MS)
                 with self._changed:
-                    self._is_idle = not arrived
+                    self._is_idle = not arrived and asked == self._asked
                     self._unconfirmed.update((delivery.message_id, delivery) for delivery in arrived)
                     self._changed.notify_all()
                 waiting.extend(arrived)
             elif self._has_room():
-                delivery = waiting.popleft()
-                message = Message(delivery.payload, delivery.event_ms, delivery.key, delivery.properties)
-                producer.send(message, partial(self._confirmed, delivery))
+                self._send(producer, waiting.popleft())
+
+    def _send(self, producer: Producer, delivery: Delivery) -> None:
+        confirmed = partial(self._confirmed, delivery)
+        message = Message(delivery.payload, delivery.event_ms, delivery.key, delivery.properties)
+        try:
+            producer.send(message, confirmed)
+        except PayloadTooLarge as error:
+            if PACK not in delivery.properties:
+                self._give_up(error, confirmed)
+                return
+            # This broker takes less than others: one by one they may fit.
+            entries = packs.unpack(delivery.payload)
+            together = ConfirmedTogether(len(entries), confirmed)
+            for data, capture_ms in entries:
+                try:
+                    producer.send(Message(data, capture_ms), together)
+                except PayloadTooLarge as too_large:
+                    self._give_up(too_large, together)
+
+    def _give_up(self, error: PayloadTooLarge, confirmed: Confirmed) -> None:
+        # It would hold up all that come after it, for ever.
+        _log.error("topic %r of %s: an example is lost: %s", self._topic, self._target, error)
+        confirmed(None)
 
     def _has_room(self) -> bool:
         with self._changed:
@@ -177,7 +222,7 @@ class _Forwarder:
         with self._changed:
             self._under_way -= 1
             if error is None:
-                del self._unconfirmed[delivery.message_id]
+                self._unconfirmed.pop(delivery.message_id, None)
                 self._warned_ms = None
             else:
                 self._has_failed = True
@@ -187,14 +232,23 @@ class _Forwarder:
         else:
             self._warn(error)
 
+    def _has_more(self) -> bool:
+        return self._refusal is None and (bool(self._unconfirmed) or not self._is_idle)
+
     def close(self, timeout_ms: int) -> None:
         """Forward what there is, as far as the time allows."""
         until_ms = steady_ms() + timeout_ms
         with self._changed:
-            while (self._unconfirmed or not self._is_idle) and (left_ms := until_ms - steady_ms()) > 0:
+            self._is_idle = False
+            self._asked += 1
+            while (
+                (self._unconfirmed or not self._is_idle)
+                and not self._refusal
+                and (left_ms := until_ms - steady_ms()) > 0
+            ):
                 self._changed.wait(min(_SLICE_MS, left_ms) / 1000)
                 raise_noted()
-            if self._unconfirmed or not self._is_idle:
+            if self._has_more():
                 _log.info("topic %r: what %s does not have yet stays in the spool", self._topic, self._target)
             self._is_closing = True
             self._changed.notify_all()

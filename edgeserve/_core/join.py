@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
@@ -60,6 +60,9 @@ class Join(Protocol):
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for (`arrival` is None)."""
 
+    def give_up(self, examples: Sequence[Example]) -> list[Example]:
+        """Use these examples no more, if they are held. Those that were, for the caller to release."""
+
 
 class NoJoin:
     """One source: nothing is joined, and all of it is served, in the order in which it arrives.
@@ -108,6 +111,10 @@ class NoJoin:
             if waiting is not None:
                 decision.let_go(waiting, Fate.SUPERSEDED)
             self._next = example
+
+    def give_up(self, examples: Sequence[Example]) -> list[Example]:
+        """Nothing that was used is held."""
+        return []
 
 
 class LatestJoin:
@@ -194,6 +201,13 @@ class LatestJoin:
             decision.released.extend(self._held.values())
             self._held.clear()
         return job
+
+    def give_up(self, examples: Sequence[Example]) -> list[Example]:
+        """Use these examples no more."""
+        held = [example for example in examples if self._held.get(example.source) is example]
+        for example in held:
+            del self._held[example.source]
+        return held
 
 
 class NearestJoin:
@@ -338,6 +352,13 @@ class NearestJoin:
                 _let_go_all(candidates[out_of_reach:superseded], Fate.SUPERSEDED, decision)
             if superseded:
                 self._candidates[source] = candidates[superseded:]
+
+    def give_up(self, examples: Sequence[Example]) -> list[Example]:
+        """Use these examples no more."""
+        held = [example for example in examples if example in self._candidates.get(example.source, ())]
+        for example in held:
+            self._candidates[example.source].remove(example)
+        return held
 
 
 def _distance_ms(one: Example, other: Example) -> int:

@@ -51,7 +51,11 @@ class Stats:
 
 
 class Ledger:
-    """Counts fates and holds. Safe to use from several threads."""
+    """Counts fates and holds.
+
+    Releasing is safe from any thread. Each fate is given by one thread at a time: the one that steps, or, for a source
+    that counts what was confirmed, the broker's.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

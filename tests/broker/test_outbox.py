@@ -266,3 +266,30 @@ def test_closing_lets_what_waits_leave_first(manual: ManualBroker, outbox: Calla
 def test_bounds_are_whole_numbers_from_one_on(limits: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="expected a whole number, 1 or more"):
         InFlight(**limits)
+
+
+def test_closing_waits_for_what_was_taken_out_to_be_sent(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
+    sends = outbox(max_sends=1)
+    sends.send(1, 2)
+    is_leaving, may_leave = threading.Event(), threading.Event()
+    accept = manual.send
+
+    def slow_send(message: Message, confirmed: Callable[[BrokerError | None], None]) -> None:
+        is_leaving.set()
+        assert may_leave.wait(10)
+        accept(message, confirmed)
+
+    manual.send = slow_send  # type: ignore[method-assign]
+    confirming = threading.Thread(target=manual.confirm)
+    confirming.start()
+    assert is_leaving.wait(10)
+    closed_with: list[int] = []
+    manual.close = lambda timeout_ms=0: closed_with.append(len(manual.unconfirmed))  # type: ignore[method-assign]
+    closing = threading.Thread(target=sends.outbox.close, args=(10_000,))
+    closing.start()
+    closing.join(0.1)
+    assert closed_with == []
+    may_leave.set()
+    closing.join(10)
+    confirming.join(10)
+    assert closed_with == [1], "the producer was closed with the message in its hands"

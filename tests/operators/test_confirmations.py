@@ -143,6 +143,17 @@ def test_a_join_that_lost_its_subscription_and_got_it_back_starts_with_nothing(m
         assert compute.stats.held == 0
 
 
+def test_what_was_fetched_before_a_subscription_was_lost_is_not_used(manual: ManualBroker) -> None:
+    with Compute(both, memory_broker(), idle_timeout_ms=0) as compute:
+        manual.arrive("l1", "left", b"l1", at_ms=1)
+        manual.arrive("l9", "left", b"l9", at_ms=9)
+        assert next(compute) is None
+        manual.tenure = 1
+        manual.arrive("l1", "left", b"l1", at_ms=1)  # both come again, and l9 after l1
+        manual.arrive("r1", "right", b"r1", at_ms=2)
+        assert [output for output in compute if output] == [b"l1r1"]
+
+
 def test_closing_says_what_was_not_confirmed(manual: ManualBroker) -> None:
     source = DataSource([b"1", b"2"], memory_broker(), "s")
     assert len(list(source)) == 2

@@ -134,3 +134,35 @@ def test_what_is_no_policy_is_refused(wrong: Any) -> None:
 def test_bounds_are_checked(limits: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         Deduplicate(**limits)
+
+
+def test_what_was_served_is_not_served_again_though_its_id_could_not_be_noted(
+    broker: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EdgeServeError("the disk is full")
+
+    seen: list[bytes] = []
+    wire.send("any", b"1", example_id=ID)
+    with Materialize(seen.append, broker, topic=wire.src, deduplicate=True, on_error="retry") as sink:
+        monkeypatch.setattr(ServedIds, "add", fail)
+        with pytest.raises(EdgeServeError, match="disk is full"):
+            next(sink)
+    assert seen == [b"1"], "the function did not fail"
+
+
+def test_an_example_whose_id_could_not_be_looked_up_is_taken_by_the_next_step(
+    broker: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise EdgeServeError("the disk is away")
+
+    seen: list[bytes] = []
+    wire.send("any", b"1", example_id=ID)
+    with Materialize(seen.append, broker, topic=wire.src, deduplicate=True) as sink:
+        with monkeypatch.context() as patched:
+            patched.setattr(ServedIds, "has", fail)
+            with pytest.raises(EdgeServeError, match="disk is away"):
+                next(sink)
+        next(sink)
+    assert seen == [b"1"]

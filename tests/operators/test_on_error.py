@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from edgeserve import Compute, Fate, Materialize, UsageError
+from edgeserve._broker import connections
 from edgeserve._broker.base import Message, Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._core.packs import pack
+from edgeserve.errors import BrokerError
 from edgeserve.testing import ManualClock, memory_broker
-from tests.manual_broker import example
+from tests.manual_broker import ManualBroker, example
 from tests.operators.conftest import CAPTURE_MS, CODEC, Wire
 
 
@@ -244,3 +246,53 @@ def test_a_message_put_among_dead_letters_by_hand_is_no_obstacle(broker: str, wi
         wire.send("only", b"poison")
         assert next(operator) is None
         assert operator.stats.dead_letters == 1
+
+
+def test_a_join_lets_go_of_what_was_given_up(broker: str, wire: Wire) -> None:
+    def fail_on_poison(slow: bytes, fast: bytes) -> bytes:
+        if slow == b"poison":
+            raise ValueError
+        return slow + fast
+
+    with compute(broker, wire, fail_on_poison, on_error="dead_letter") as operator:
+        wire.send("slow", b"poison", 1)
+        wire.send("fast", b"f1", 2)
+        wire.send("fast", b"f2", 3)
+        wire.send("slow", b"s", 4)
+        assert [next(operator) for _ in range(4)] == [None, None, None, b"sf2"]
+        assert operator.stats.fates == {Fate.FAILED: 2, Fate.USED: 2}, "f2 was not taken along"
+
+
+def test_an_operator_that_is_to_stop_tries_no_more_and_leaves_the_example(broker: str, wire: Wire) -> None:
+    def fail(only: bytes) -> bytes:
+        operator.stop()
+        raise ValueError
+
+    with compute(broker, wire, fail, on_error="retry", retry_interval_ms=0, max_retries=1000) as operator:
+        wire.send("only", b"1")
+        assert list(operator) == [None]
+        assert operator.stats.held == 1
+    with compute(broker, wire, lambda only: only) as successor:
+        assert next(successor) == b"1"
+
+
+def test_a_dead_letter_that_cannot_be_kept_leaves_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    manual = ManualBroker()
+    monkeypatch.setattr(connections, "connect", lambda address: manual)
+    with Compute(poisonous, memory_broker(), on_error="dead_letter") as operator:
+        make, manual.producer = manual.producer, refuse  # type: ignore[method-assign]
+        manual.arrive("m1", "only", b"poison")
+        with pytest.raises(BrokerError, match="no such permission"):
+            next(operator)
+        assert (operator.stats.fates, operator.stats.held, manual.acknowledged) == ({}, 1, [])
+        manual.arrive("m2", "only", data=b"malformed")
+        with pytest.raises(BrokerError, match="no such permission"):
+            next(operator)
+        manual.producer = make  # type: ignore[method-assign]
+        assert next(operator) is None, "what is malformed is tried again"
+        manual.confirm()
+        assert manual.acknowledged == ["m2"]
+
+
+def refuse(topic: str, *, together: bool = False) -> ManualBroker:
+    raise BrokerError("no such permission", "test://")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from edgeserve import DataSource, DeliveryError, Fate, Materialize, PulsarAddress, UsageError
 from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
+from edgeserve._core.packs import unpack
 from edgeserve.testing import memory_broker
 from tests.manual_broker import ManualBroker
 from tests.operators.conftest import Wire
@@ -65,17 +67,38 @@ def test_drop_oldest_drops_what_waited_longest_and_counts_it(manual: ManualBroke
     source = DataSource(payloads(20), memory_broker(), "s", overflow="drop_oldest", max_unconfirmed=10)
     assert len(list(source)) == 20
     stats = source.stats
-    assert (stats.received, stats.fates, stats.held) == (20, {Fate.EVICTED: 10}, 10)
+    assert (stats.received, stats.fates, stats.held) == (20, {Fate.EVICTED: 6}, 14), "4 are under way, 10 wait"
     left: list[bytes] = []
     while manual.unconfirmed:
         message = manual.unconfirmed[0][0]
         left.append(message.payload)
         manual.confirm()
     assert [payload[32:] for payload in left[:4]] == payloads(4), "what was under way is not dropped"
-    assert [payload in left[4] for payload in payloads(20)[14:]] == [True] * 6
+    assert [payload[32:] for payload, _ in unpack(left[4])] == payloads(20)[10:]
     stats = source.stats
-    assert (stats.received, stats.fates, stats.held, stats.sent) == (20, {Fate.USED: 10, Fate.EVICTED: 10}, 0, 10)
+    assert (stats.received, stats.fates, stats.held, stats.sent) == (20, {Fate.USED: 14, Fate.EVICTED: 6}, 0, 14)
     source.close()
+
+
+def test_drop_oldest_can_keep_the_newest_alone(manual: ManualBroker) -> None:
+    source = DataSource(payloads(20), memory_broker(), "s", overflow="drop_oldest", max_unconfirmed=1)
+    assert len(list(source)) == 20
+    for _ in range(4):
+        manual.confirm()
+    assert [message.payload[32:] for message, _ in manual.unconfirmed] == [b"19"]
+    manual.confirm()
+    assert source.stats.fates == {Fate.USED: 5, Fate.EVICTED: 15}
+    source.close()
+
+
+def test_what_is_refused_of_a_source_that_drops_has_failed(manual: ManualBroker) -> None:
+    source = DataSource(payloads(2), memory_broker(), "s", overflow="drop_oldest")
+    list(source)
+    manual.confirm(DeliveryError("no", "test://"))
+    assert (source.stats.fates, source.stats.held) == ({Fate.FAILED: 1}, 1)
+    with pytest.raises(DeliveryError):
+        source.close()
+    assert (source.stats.fates, source.stats.held) == ({Fate.FAILED: 2}, 0)
 
 
 def test_drop_oldest_counts_what_a_gate_drops_and_what_fails(manual: ManualBroker) -> None:
@@ -101,6 +124,31 @@ def test_a_spool_forwards_in_order_and_is_empty_then(broker: str, wire: Wire, tm
         assert len(list(source)) == 2000
     assert [sent.payload for sent in wire.sent_on(2000)] == payloads(2000)
     assert spooled(tmp_path / "spool") == 0
+
+
+def test_closing_a_spool_forwards_what_came_after_a_pause(broker: str, wire: Wire, tmp_path: Path) -> None:
+    def stream() -> Iterator[bytes]:
+        yield b"first"
+        assert wire.sent_on(1)
+        idle = threading.Event()
+        idle.wait(0.3)  # the forwarder finds nothing meanwhile, several times
+        yield b"last"
+
+    DataSource(stream(), broker, "s", topic=wire.dst, overflow="spool", spool_path=str(tmp_path / "spool")).run()
+    assert spooled(tmp_path / "spool") == 0
+    assert [sent.payload for sent in wire.sent_on(1)] == [b"last"]
+
+
+def test_a_spool_for_a_topic_that_can_never_be_says_so_in_a_later_step(broker: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"topic": "no\nname", "overflow": "spool", "spool_path": str(tmp_path / "spool")}
+
+    def stream() -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+    source = DataSource(stream(), broker, "s", **options)
+    with pytest.raises(UsageError):
+        source.run()
 
 
 def spooled(folder: Path) -> int:

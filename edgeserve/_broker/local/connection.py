@@ -42,7 +42,7 @@ class LocalConnection:
         self._is_closed = False
         self._pid = os.getpid()
 
-    def producer(self, topic: str) -> Producer:
+    def producer(self, topic: str, *, together: bool = False) -> Producer:
         """A new producer; the topic is made if need be.
 
         Raises:
