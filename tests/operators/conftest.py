@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.marks import PACK
 from edgeserve._core.packs import unpack
 from edgeserve.message_format import GraphCodec
+from tests.operators.processes import Crew
 
 CAPTURE_MS = 1_700_000_000_000
 """The time at which the tests' captures begin."""
@@ -121,3 +123,12 @@ def closing() -> Iterator[Callable[..., object]]:
             return closable
 
         yield register
+
+
+@pytest.fixture
+def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    """Starts processes; the ids that their sinks have served are the test's own."""
+    monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "home"))
+    crew = Crew(tmp_path)
+    yield crew
+    crew.close()
