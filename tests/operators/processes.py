@@ -92,13 +92,23 @@ def run_batches(journal: Journal, broker: str, topic: str, *, first: int, batch:
 
 
 def run_compute(
-    journal: Journal, broker: str, topic_in: str, topic_out: str, *, work_ms: float = 0, **options: Any
+    journal: Journal,
+    broker: str,
+    topic_in: str,
+    topic_out: str,
+    *,
+    work_ms: float = 0,
+    poison: int | None = None,
+    **options: Any,
 ) -> None:
-    """Pass on what comes."""
+    """Pass on what comes, but fail on `poison`."""
 
     def work(only: bytes) -> bytes:
-        journal.note("began", number_of(only))
+        number = number_of(only)
+        journal.note("began", number)
         time.sleep(work_ms / 1000)
+        if number == poison:
+            raise ValueError("poison")
         return only
 
     compute = Compute(work, broker, topic_in=topic_in, topic_out=topic_out, **options)
