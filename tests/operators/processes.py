@@ -60,6 +60,7 @@ def run_source(
     count: int = LAST,
     size: int = 0,
     pause_ms: float = 0,
+    note_every: int = 0,
     **options: Any,
 ) -> None:
     """Send `count` numbers from `first` on, and note how far they are confirmed."""
@@ -68,10 +69,11 @@ def run_source(
         noted = 0
         for number in range(first, first + count):
             stats = source.stats
-            if stats.sent - stats.unconfirmed > noted:
+            if stats.sent - stats.unconfirmed > noted + note_every:
                 noted = stats.sent - stats.unconfirmed
                 journal.note("confirmed", first + noted - 1)
-            time.sleep(pause_ms / 1000)
+            if pause_ms:
+                time.sleep(pause_ms / 1000)
             yield numbered(number, size)
 
     source = DataSource(numbers(), broker, "only", topic=topic, **options)
