@@ -26,6 +26,8 @@ class Line:
         self.port: int = self._server.getsockname()[1]
         self._lock = threading.Lock()
         self._is_cut = False
+        self._flows = threading.Event()
+        self._flows.set()
         self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -37,13 +39,19 @@ class Line:
         for end in ends:
             _close(end)
 
+    def stop(self) -> None:
+        """Keep all connections and take new ones, but pass nothing on, like a network that loses every packet."""
+        self._flows.clear()
+
     def restore(self) -> None:
-        """Let clients connect again."""
+        """Let clients connect again, and pass on what was held up."""
         with self._lock:
             self._is_cut = False
+        self._flows.set()
 
     def close(self) -> None:
         self.cut()
+        self._flows.set()
         _close(self._server)
 
     def _accept(self) -> None:
@@ -67,15 +75,16 @@ class Line:
             _close(far)
             return
         for here, there in ((near, far), (far, near)):
-            threading.Thread(target=_pass_on, args=(here, there), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(here, there), daemon=True).start()
 
-
-def _pass_on(here: socket.socket, there: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := here.recv(1 << 16):
-            there.sendall(data)
-    _close(here)
-    _close(there)
+    def _pass_on(self, here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := here.recv(1 << 16):
+                self._flows.wait()
+                there.sendall(data)
+        self._flows.wait()
+        _close(here)
+        _close(there)
 
 
 def _close(end: socket.socket) -> None:
@@ -173,3 +182,10 @@ class CutLine(Outage):
 
     def end(self) -> None:
         self._line.restore()
+
+
+class SilentLine(CutLine):
+    """A topic of a broker from which nothing is heard, though connections to it look well."""
+
+    def begin(self) -> None:
+        self._line.stop()
