@@ -82,7 +82,7 @@ def run_source(
     journal.note("confirmed", first + source.stats.sent - 1)
 
 
-def run_batches(journal: Journal, broker: str, topic: str, *, first: int, batch: int) -> None:
+def run_batches(journal: Journal, broker: str, topic: str, *, first: int, batch: int, pause_ms: float) -> None:
     """Send numbers, each batch by a source of its own, and note each batch when its source is closed."""
     journal.note("ready")
     while True:
@@ -91,6 +91,7 @@ def run_batches(journal: Journal, broker: str, topic: str, *, first: int, batch:
                 pass
         first += batch
         journal.note("confirmed", first - 1)
+        time.sleep(pause_ms / 1000)
 
 
 def run_compute(
@@ -197,6 +198,14 @@ class Crew:
             if member.process.poll() is None:
                 member.process.kill()
             member.process.wait()
+
+
+def until_finished(sinks: Sequence[Member], numbers: set[int]) -> None:
+    """Wait until these sinks have taken all these numbers."""
+    give_up_s = time.monotonic() + 30 + len(numbers) / 200
+    while left := numbers.difference(finished(sinks)):
+        assert time.monotonic() < give_up_s, f"{len(left)} of {len(numbers)} have not come, {sorted(left)[:5]} first"
+        time.sleep(0.1)  # to look is not cheap
 
 
 def finished(sinks: Sequence[Member]) -> list[int]:

@@ -16,7 +16,7 @@ from edgeserve.address import LocalAddress, PulsarAddress
 from tests.broker.local.test_kills import check_files
 from tests.broker.workers import until
 from tests.operators.conftest import CODEC, Wire
-from tests.operators.processes import LAST, Crew, Member, finished, numbered
+from tests.operators.processes import LAST, Crew, Member, finished, numbered, until_finished
 
 SIZES = pytest.mark.parametrize(
     ("kills", "examples"), [(5, 4000), pytest.param(20, 20_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
@@ -24,7 +24,7 @@ SIZES = pytest.mark.parametrize(
 
 # How many examples follow one another at once, so that packs of about so many leave.
 BURST = 40
-BATCH = 500
+BATCH = 200
 
 
 class Feed:
@@ -78,12 +78,12 @@ def test_every_example_passes_a_compute_that_is_killed_and_a_deduplicating_sink_
         computes[victim] = start()
     feed.send_part()
     feed.close()
-    until(lambda: len(set(finished([plain]))) == examples, "all have come", 60 + examples / 200)
+    until_finished([plain], set(range(examples)))
     for compute in computes:
         compute.end()
     send_last(wire, wire.dst)
     for sink in (plain, once):
-        sink.wait()
+        sink.wait(60)
     assert set(finished([plain])) == {*range(examples), LAST}
     assert Counter(finished([once])) == Counter([*range(examples), LAST])
 
@@ -127,7 +127,7 @@ def test_a_sink_that_is_killed_gets_every_example_and_takes_only_those_twice_tha
     feed.send_part()
     feed.close()
     send_last(wire, wire.src)
-    until(lambda: LAST in finished(lives), "all have come", 60 + examples / 200)
+    until_finished(lives, {*range(examples), LAST})
     assert set(finished(lives)) == {*range(examples), LAST}
     if deduplicate:
         assert taken_again(lives) == Counter()
@@ -150,7 +150,8 @@ def test_what_was_confirmed_survives_when_all_processes_are_killed_at_once(
 
     for kill in range(kills):
         members = start_readers()
-        sources.append(crew.start("batches", broker=broker, topic=wire.src, first=kill * 10**6, batch=BATCH))
+        first = kill * 10**6
+        sources.append(crew.start("batches", broker=broker, topic=wire.src, first=first, batch=BATCH, pause_ms=20))
         for member in (*members, sources[-1]):
             member.until_lines(2)
         time.sleep(dice.random() / 5)  # a moment of no meaning: it may be within a commit
@@ -166,10 +167,10 @@ def test_what_was_confirmed_survives_when_all_processes_are_killed_at_once(
     }
     assert len(confirmed) >= kills * BATCH
     compute, _ = start_readers()
-    until(lambda: confirmed <= set(finished(sinks)), "all that was confirmed has come")
+    until_finished(sinks, confirmed)
     compute.end()
     send_last(wire, wire.dst)
-    sinks[-1].wait()
+    sinks[-1].wait(60)
     assert taken_again(sinks) == Counter()
 
 

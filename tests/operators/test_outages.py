@@ -19,7 +19,7 @@ from tests.apache_pulsar import ApachePulsar
 from tests.broker.local.test_full_disk import ballast
 from tests.broker.workers import until
 from tests.operators.outages import CutLine, FullTopic, Line, Outage, SilentLine
-from tests.operators.processes import LAST, Crew, Member, finished, numbered
+from tests.operators.processes import LAST, Crew, Member, finished, numbered, until_finished
 
 KILOBYTE = 1000
 UNCONFIRMED = 100
@@ -266,7 +266,7 @@ def test_sources_and_operators_go_on_by_themselves_when_the_broker_is_killed_and
     sink.until_lines(sink.lines() + 500, 60)
     source.end()
     sent = source.noted("confirmed")[-1] + 1
-    until(lambda: set(range(sent)) <= set(finished([sink])), "all that was confirmed has come", 60)
+    until_finished([sink], set(range(sent)))
     compute.end()
     last = crew.start("source", broker=broker, topic=dst, first=LAST, count=1)
     last.wait()
