@@ -157,15 +157,20 @@ class Outbox(Generic[Token]):
         if self._on_dropped is not None:
             self._on_dropped(self._drop_oldest(size))
         with self._lock:
-            if self._examples >= limits.max_examples or (self._examples and self._bytes + size > limits.max_bytes):
+            is_full = self._examples >= limits.max_examples or (
+                self._examples > 0 and self._bytes + size > limits.max_bytes
+            )
+            if is_full and self._on_dropped is None:
                 self._wait_for_room(size)
+                is_full = False
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
             self._examples += 1
             self._bytes += size
             self._sent += 1
             self._waiting.append(own)
-            if self._messages >= limits.max_messages or self._is_draining:
+            # Where all is in flight and nothing could be dropped, it waits to be sent, or dropped, as the only one.
+            if is_full or self._messages >= limits.max_messages or self._is_draining:
                 return
         self._drain(own)
 
@@ -204,6 +209,9 @@ class Outbox(Generic[Token]):
             with self._lock:
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
                 if self._is_draining or not self._waiting or self._messages >= self._limits.max_messages:
+                    return
+                # Only where the oldest is dropped may one more wait than may be on its way.
+                if self._examples - len(self._waiting) >= self._limits.max_examples:
                     return
                 leaving = self._take_what_leaves()
                 self._messages += 1

@@ -112,13 +112,13 @@ def stands_still(source: DataSource, duration_s: float) -> bool:
 
 
 @DURATIONS
+@pytest.mark.parametrize(("packing", "unconfirmed"), [(True, UNCONFIRMED), (True, 2), (False, UNCONFIRMED)])
 def test_a_source_that_drops_the_oldest_never_waits_and_says_how_many_it_dropped(
-    outage: Outage, outage_s: float
+    outage: Outage, outage_s: float, packing: bool, unconfirmed: int
 ) -> None:
     stream = (numbered(number, KILOBYTE) for number in count())
-    with DataSource(
-        stream, outage.address, "only", topic=outage.topic, overflow="drop_oldest", max_unconfirmed=UNCONFIRMED
-    ) as source:
+    options = {"overflow": "drop_oldest", "max_unconfirmed": unconfirmed, "packing": packing}
+    with DataSource(stream, outage.address, "only", topic=outage.topic, **options) as source:
 
         def send(goes_on: Callable[[], bool]) -> None:
             while goes_on():
@@ -133,7 +133,7 @@ def test_a_source_that_drops_the_oldest_never_waits_and_says_how_many_it_dropped
         send(lambda: not source.stats.fates.get(Fate.EVICTED))
         until_s = time.monotonic() + outage_s
         send(lambda: time.monotonic() < until_s)
-        assert source.stats.held <= UNCONFIRMED
+        assert source.stats.held <= unconfirmed + 1
         outage.end()
         before = len(outage.reading.numbers)
         send(lambda: len(outage.reading.numbers) < before + 100)
