@@ -54,7 +54,7 @@ class DataSource(Operator[bytes]):
             machine's disk first, and from there to the broker, in order, also by the next run of this source; the
             broker need not be there at the start.
         max_unconfirmed: How many examples may be on their way, beyond which the broker can't keep up (and at most
-            64 MiB of them); with `'drop_oldest'`, how many may wait for their turn.
+            64 MiB of them). With `'drop_oldest'`, the newest waits besides.
         spool_path: The folder of the spool; None for the user's data folder.
         spool_max_bytes: What the spool may hold; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 import os
+import shutil
 import sqlite3
+import subprocess
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,18 @@ def address(broker: str) -> LocalAddress | PulsarAddress:
 def topic() -> str:
     """A topic that no other test and no earlier run has used."""
     return f"topic-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB, which only root can make."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False, capture_output=True
+    )
+    if not made or made.returncode != 0:
+        pytest.skip(f"no small disk: {made.stderr.decode().strip() if made else 'there is no mount command'}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)

@@ -64,8 +64,8 @@ class Outbox(Generic[Token]):
         producer: Where it sends to.
         address: The broker's, for errors.
         on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
-        on_dropped: Called with the tokens of what made room; where it is given, a send never waits, and the limits
-            are those of what waits.
+        on_dropped: Called with the tokens of what made room; where it is given, a send never waits, and one more than
+            the limits say may.
         on_failed: Called with the tokens of what was refused, or had not left when the outbox was closed.
         packing: Whether examples that had to wait leave as one message; else they do as messages of their own that
             are sent together.
@@ -187,10 +187,7 @@ class Outbox(Generic[Token]):
         """Take out what waited longest, until there is room or nothing waits."""
         dropped = []
         with self._lock:
-            limits = self._limits
-            while len(self._waiting) >= limits.max_examples or (
-                self._waiting and self._bytes + size > limits.max_bytes
-            ):
+            while self._waiting and self._is_full(size):
                 data, _, token, _ = self._waiting.popleft()
                 self._examples -= 1
                 self._bytes -= len(data)
@@ -208,6 +205,9 @@ class Outbox(Generic[Token]):
             with self._lock:
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
                 if self._is_draining or not self._waiting or self._sends >= self._limits.max_sends:
+                    return
+                # Where the oldest is dropped, one more may wait than may be on its way.
+                if self._examples - len(self._waiting) >= self._limits.max_examples:
                     return
                 leaving = self._take_what_leaves()
                 self._sends += 1

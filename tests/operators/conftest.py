@@ -6,15 +6,17 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from edgeserve._broker.base import Consumer, Message, Producer, Share
+from edgeserve._broker.base import Consumer, Delivery, Message, Producer, Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.marks import PACK
 from edgeserve._core.packs import unpack
 from edgeserve.message_format import GraphCodec
+from tests.operators.processes import Crew
 
 CAPTURE_MS = 1_700_000_000_000
 """The time at which the tests' captures begin."""
@@ -29,6 +31,18 @@ class Sent(NamedTuple):
     source: str
     payload: bytes
     capture_ms: int | None
+
+
+def examples_in(delivery: Delivery) -> list[Sent]:
+    """The examples of one message."""
+    entries: Sequence[tuple[bytes, int | None]] = [(delivery.payload, delivery.event_ms)]
+    if PACK in delivery.properties:
+        entries = unpack(delivery.payload)
+    found = []
+    for data, event_ms in entries:
+        example_id, source, _, payload = CODEC.decode(data)
+        found.append(Sent(example_id, source, payload, None if event_ms is None else event_ms - CAPTURE_MS))
+    return found
 
 
 class Wire:
@@ -90,15 +104,7 @@ class Wire:
             self._closing.callback(reader.close)
         arrived = reader.receive(timeout_ms)
         reader.acknowledge(arrived)
-        found = []
-        for delivery in arrived:
-            entries: Sequence[tuple[bytes, int | None]] = [(delivery.payload, delivery.event_ms)]
-            if PACK in delivery.properties:
-                entries = unpack(delivery.payload)
-            for data, event_ms in entries:
-                example_id, source, _, payload = CODEC.decode(data)
-                found.append(Sent(example_id, source, payload, None if event_ms is None else event_ms - CAPTURE_MS))
-        return found
+        return [example for delivery in arrived for example in examples_in(delivery)]
 
     def close(self) -> None:
         self._closing.close()
@@ -121,3 +127,12 @@ def closing() -> Iterator[Callable[..., object]]:
             return closable
 
         yield register
+
+
+@pytest.fixture
+def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    """Starts processes; the ids that their sinks have served are the test's own."""
+    monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "home"))
+    crew = Crew(tmp_path)
+    yield crew
+    crew.close()

@@ -144,7 +144,7 @@ def test_a_join_that_lost_its_subscription_and_got_it_back_starts_with_nothing(m
 
 
 def test_what_was_fetched_before_a_subscription_was_lost_is_not_used(manual: ManualBroker) -> None:
-    with Compute(both, memory_broker(), idle_timeout_ms=0) as compute:
+    with Compute(both, memory_broker(), idle_timeout_ms=300) as compute:
         manual.arrive("l1", "left", b"l1", at_ms=1)
         manual.arrive("l9", "left", b"l9", at_ms=9)
         assert next(compute) is None

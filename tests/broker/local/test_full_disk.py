@@ -3,8 +3,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,21 +13,6 @@ from tests.broker.helpers import ids, numbered, receive, send
 from tests.broker.local.conftest import Open
 from tests.broker.local.test_kills import check_files
 from tests.broker.workers import until
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB, which only root can make."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False, capture_output=True
-    )
-    if not made or made.returncode != 0:
-        pytest.skip(f"no small disk: {made.stderr.decode().strip() if made else 'there is no mount command'}")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def ballast(disk: Path, leave_bytes: int) -> Path:
