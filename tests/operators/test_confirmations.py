@@ -152,6 +152,7 @@ def test_what_was_fetched_before_a_subscription_was_lost_is_not_used(manual: Man
         manual.arrive("l1", "left", b"l1", at_ms=1)  # both come again, and l9 after l1
         manual.arrive("r1", "right", b"r1", at_ms=2)
         assert [output for output in compute if output] == [b"l1r1"]
+        manual.confirm()
 
 
 def test_closing_says_what_was_not_confirmed(manual: ManualBroker) -> None:
