@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NO_TIME = Now(0, 0.0)
+
 # What takes the place of a result where there is none: None is one.
 _UNSERVED = object()
 
@@ -131,8 +133,11 @@ class Consuming(Operator[T]):
         *,
         outputs: Outputs | None = None,
         deduplicate: Deduplicate | None = None,
+        alone: str | None = None,
     ) -> None:
+        """Open what it takes. `alone`: the task's parameter, where each arrival is served by itself at once."""
         super().__init__(name, life)
+        self._alone = alone
         self._values = values
         self._errors = errors
         self._ledger = Ledger()
@@ -230,6 +235,8 @@ class Consuming(Operator[T]):
             arrival = self._arrivals.popleft()
         elif self._is_over:
             return End.OF_STREAM
+        if arrival is not None and self._alone is not None:
+            return self._serve_alone(arrival, self._alone)
         now = self._clock.now()
         if arrival is not None and not self._admit(arrival, now):
             return None  # settled; a moment that is due comes after what has arrived
@@ -239,6 +246,13 @@ class Consuming(Operator[T]):
         if done:
             self._inbox.acknowledge(done)
         return self._perform(decision.job) if decision.job is not None else None
+
+    def _serve_alone(self, arrival: Example, parameter: str) -> T | None:
+        """Make a step where there is nothing to decide, and so no need of the time, nor of anything to carry out."""
+        if not self._admit(arrival, _NO_TIME if self._served is None else self._clock.now()):
+            return None
+        arrival.is_used = True
+        return self._perform(Job({parameter: arrival}))
 
     def _wait(self) -> bool:
         """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
@@ -344,6 +358,9 @@ class Consuming(Operator[T]):
         """Send what was made of these examples, and settle them."""
         value, payload, output_id, capture_ms = outcome
         if payload is not None and self._outbox is not None:
+            # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked
+            # at before the send, as a confirmation lets go of the job's hold at any time.
+            spent = [example for example in examples if example.holds == 1]
             try:
                 self._outbox.send(b"".join((output_id, self._op_from, payload)), capture_ms, examples)
             except PayloadTooLarge as error:
@@ -352,9 +369,8 @@ class Consuming(Operator[T]):
                 self._give_up(examples, error)
                 return None
             self._ledger.settle(examples, Fate.USED)
-            for example in examples:
-                if example.holds <= 1:  # nothing uses it again, and its output may be unconfirmed for long
-                    example.value, example.data = None, b""
+            for example in spent:
+                example.value, example.data = None, b""
         else:
             if self._served is not None:
                 for example in examples:

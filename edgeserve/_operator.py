@@ -81,6 +81,7 @@ class Operator(ABC, Generic[T]):
         self._clock: Clock = life.clock if life.clock is not None else SYSTEM_CLOCK
         self._parts = ExitStack()
         self._pid = os.getpid()
+        self._is_inherited = False  # a child of fork has a copy, which it can't use
         self._turn = threading.Lock()
         self._turn_owner: int | None = None
         self._is_stopping = False
@@ -212,7 +213,7 @@ class Operator(ABC, Generic[T]):
         if self._turn_owner == threading.get_ident():
             self._closes_after_step = True
             return
-        if self._pid != os.getpid():
+        if self._is_inherited:
             self._is_closed = True  # the parts are the parent's: neither used nor closed here
             return
         self._close_until_ms = steady_ms() + self._life.close_timeout_ms
@@ -260,7 +261,7 @@ class Operator(ABC, Generic[T]):
     def _check_usable(self) -> None:
         if self._is_closed:
             raise UsageError(f"operator {self._name!r} is closed: make a new one")
-        if self._pid != os.getpid():
+        if self._is_inherited:
             raise UsageError(
                 f"operator {self._name!r} was made in process {self._pid} and does not work in its fork "
                 f"{os.getpid()}: make it after the fork"
@@ -271,7 +272,7 @@ class Operator(ABC, Generic[T]):
         if self._is_closed and self._interrupted == me:
             self._interrupted = None
             return End.OF_STREAM
-        if self._is_closed or self._pid != os.getpid():
+        if self._is_closed or self._is_inherited:
             self._check_usable()
         if self._turn_owner == me:
             raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
@@ -330,5 +331,13 @@ def _close_all() -> None:
 
 
 at_exit(Stage.OPERATORS, _close_all)
+
+
+def _in_child_of_fork() -> None:
+    for operator in _open_operators:
+        operator._is_inherited = True
+    _open_operators.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open_operators.clear)
+    os.register_at_fork(after_in_child=_in_child_of_fork)

@@ -134,6 +134,7 @@ class Compute(Consuming[bytes]):
             Values(gate_in, decode),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             outputs=Outputs(one_topic(topic_out), op_from, packing),
+            alone=policy.only_parameter,
         )
 
     def _knows(self, source: str) -> bool:

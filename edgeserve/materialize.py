@@ -96,6 +96,7 @@ class Materialize(Consuming[T]):
             Values(gate, decode),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
+            alone="example",
         )
 
     def _decide(self, arrival: Example | None, now: Now) -> Decision:

@@ -48,6 +48,14 @@ class JoinPolicy:
         if self.drop_if_older_than_ms is not None:
             check_ms("drop_if_older_than_ms", self.drop_if_older_than_ms)
 
+    @property
+    def only_parameter(self) -> str | None:
+        """The task's parameter, where every example is served as it comes: there is one source, no rate and no age."""
+        if len(self.parameters) > 1 or self.min_interval_ms or self.drop_if_older_than_ms is not None:
+            return None
+        (parameter,) = self.parameters
+        return parameter
+
     def is_too_old(self, example: Example, now: Now) -> bool:
         """Whether the example's capture lies too far back to start something with it."""
         limit_ms = self.drop_if_older_than_ms
@@ -76,12 +84,9 @@ class NoJoin:
         self._pace = Pace(policy.min_interval_ms)
         (self._parameter,) = policy.parameters
         self._next: Example | None = None
-        self._serves_all = not policy.min_interval_ms and policy.drop_if_older_than_ms is None
 
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for."""
-        if self._serves_all and arrival is not None:
-            return Decision.to_serve(self._parameter, arrival)
         decision = Decision()
         if arrival is not None:
             self._offer(arrival, now, decision)

@@ -18,9 +18,9 @@ from edgeserve._core.step import Decision, Example, Fate, Parcel
 # The namespace of derived ids: UUIDv5 of "edgeserve" in the nil namespace.
 _NAMESPACE = bytes.fromhex("e9c70594405558cd8b96ebd81a961adb")
 
-# The bits of a UUID that say its version and variant, and how version 5 has them.
-_NO_VERSION = ~((0xF << 76) | (0b11 << 62))
-_VERSION_5 = (5 << 76) | (0b10 << 62)
+# The bits of a UUID that say its version and variant.
+_VERSION_BITS = (0xF << 76) | (0b11 << 62)
+_VARIANT = 0b10 << 62
 
 
 @dataclass(frozen=True)
@@ -185,4 +185,9 @@ def derive_id(operator: bytes, inputs: Iterable[bytes]) -> bytes:
     version 5 of RFC 9562 (SHA-1 of a namespace and a name), on bytes.
     """
     digest = hashlib.sha1(b"".join((_NAMESPACE, operator, *inputs)), usedforsecurity=False).digest()
-    return (int.from_bytes(digest[:16], "big") & _NO_VERSION | _VERSION_5).to_bytes(16, "big")
+    return with_version(int.from_bytes(digest[:16], "big"), 5)
+
+
+def with_version(number: int, version: int) -> bytes:
+    """The 16 bytes of the UUID that has the bits of `number`, but for those that say its version and variant."""
+    return (number & ~_VERSION_BITS | version << 76 | _VARIANT).to_bytes(16, "big")

@@ -155,6 +155,17 @@ def test_what_was_fetched_before_a_subscription_was_lost_is_not_used(manual: Man
         manual.confirm()
 
 
+def test_what_a_join_uses_again_keeps_its_value_though_the_confirmation_comes_at_once(
+    manual: ManualBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manual, "send", lambda message, confirmed: confirmed(None))
+    with Compute(both, memory_broker()) as compute:
+        manual.arrive("l1", "left", b"l1", at_ms=1)
+        manual.arrive("r1", "right", b"r1", at_ms=2)
+        manual.arrive("r2", "right", b"r2", at_ms=3)
+        assert [next(compute) for _ in range(3)] == [None, b"l1r1", b"l1r2"]
+
+
 def test_closing_says_what_was_not_confirmed(manual: ManualBroker) -> None:
     source = DataSource([b"1", b"2"], memory_broker(), "s")
     assert len(list(source)) == 2

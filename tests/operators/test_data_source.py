@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,11 @@ def test_a_time_series_passes_the_values_of_a_row_through_its_gate(broker: str, 
     file.write_text("0,1,2\n")
     with SimulateTimeSeries(file, broker, "rows", lambda values: values[1], wire.dst) as source:
         assert next(source) == b"2"
+
+
+def test_ids_are_random_uuids(broker: str, wire: Wire) -> None:
+    with DataSource([b"x"] * 300, broker, "s", topic=wire.dst) as source:
+        list(source)
+    ids = {sent.id for sent in wire.sent_on(300)}
+    assert len(ids) == 300
+    assert {(each.version, each.variant) for each in ids} == {(4, uuid.RFC_4122)}

@@ -33,7 +33,7 @@ def letters(broker: str, wire: Wire) -> Iterator[Letters]:
     lease = ConnectionLease(broker)
 
     def read() -> list[DeadLetter]:
-        with closing(DeadLetterBox(lease.connection, wire.src)) as box:
+        with closing(DeadLetterBox(lease.connection, broker, wire.src)) as box:
             return list(box.read(500))
 
     yield read
