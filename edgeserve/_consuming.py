@@ -9,8 +9,6 @@ holds it any more and the outputs made from it are confirmed.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
+from edgeserve._claims import claim, give_back
 from edgeserve._core.clock import Now, pause_ms
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
@@ -33,7 +32,7 @@ from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate
 from edgeserve._task import check_callables
 from edgeserve.address import Address
-from edgeserve.errors import EdgeServeError, PayloadTooLarge, UsageError
+from edgeserve.errors import EdgeServeError, PayloadTooLarge
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
@@ -153,8 +152,9 @@ class Consuming(Operator[T]):
         with self._parts as opening:  # closes what is open already when the rest fails
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
-            _claim(str(self._lease.address), inputs)
-            opening.callback(_give_back, str(self._lease.address), inputs)
+            subscribed = [(str(self._lease.address), topic, inputs.subscription) for topic in inputs.topics]
+            claim(subscribed, inputs.work)
+            opening.callback(give_back, subscribed, inputs.work)
             connection = self._lease.connection
             self._inbox = Inbox(
                 connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
@@ -447,46 +447,3 @@ class Consuming(Operator[T]):
     def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
         """What was made from these jobs' examples is stored."""
         self._release([example for examples in jobs for example in examples])
-
-
-_claims_lock = threading.Lock()
-_claims: dict[tuple[str, str, str], list[object]] = {}
-
-
-def _claim(address: str, inputs: Inputs) -> None:
-    """Note what a name stands for in this process.
-
-    Raises:
-        UsageError: An open operator of the same name reads the same topic for another task.
-    """
-    keys = [(address, topic, inputs.subscription) for topic in inputs.topics]
-    with _claims_lock:
-        for key in keys:
-            if any(work != inputs.work for work in _claims.get(key, ())):
-                raise UsageError(
-                    f"two operators of this process are named {inputs.subscription!r} and read topic {key[1]!r} with "
-                    "different tasks, so each would get a part of the examples: give them different names, or close "
-                    "the first"
-                )
-        for key in keys:
-            _claims.setdefault(key, []).append(inputs.work)
-
-
-def _give_back(address: str, inputs: Inputs) -> None:
-    with _claims_lock:
-        for topic in inputs.topics:
-            key = (address, topic, inputs.subscription)
-            _claims[key].remove(inputs.work)
-            if not _claims[key]:
-                del _claims[key]
-
-
-def _forget_in_child() -> None:
-    # The parent's operators are not the child's.
-    global _claims_lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _claims_lock = threading.Lock()
-    _claims.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)

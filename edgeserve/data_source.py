@@ -31,6 +31,7 @@ __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "Si
 
 
 _IDS_AT_ONCE = 64
+_SPOOL_BYTES = 1 << 30
 
 Overflow = Literal["block", "drop_oldest", "spool"]
 
@@ -58,8 +59,8 @@ class DataSource(Operator[bytes]):
             broker need not be there at the start.
         max_unconfirmed: How many examples may be on their way, beyond which the broker can't keep up (and at most
             64 MiB of them). With `'drop_oldest'`, the newest waits besides.
-        spool_path: The folder of the spool; None for the user's data folder.
-        spool_max_bytes: What the spool may hold; beyond it sending waits.
+        spool_path: The folder of the spool; None for `spool` in `$EDGESERVE_HOME`, else in the user's data folder.
+        spool_max_bytes: What the spool may hold, 1 MiB or more; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several
             times as fast; False sends each as a message of its own, as the research prototype did.
         clock: Where time is read; None for the machine's clocks.
@@ -84,7 +85,7 @@ class DataSource(Operator[bytes]):
         overflow: Overflow = "block",
         max_unconfirmed: int = MAX_UNCONFIRMED,
         spool_path: str | None = None,
-        spool_max_bytes: int = 1 << 30,
+        spool_max_bytes: int = _SPOOL_BYTES,
         packing: bool = True,
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
@@ -107,6 +108,8 @@ class DataSource(Operator[bytes]):
         self._is_in_stream = False
         self._is_abandoned = False
         self._drops = overflow == "drop_oldest"
+        if overflow != "spool" and (spool_path is not None or spool_max_bytes != _SPOOL_BYTES):
+            raise UsageError(f"spool_path and spool_max_bytes are for overflow='spool', and it is {overflow!r}")
         limits = InFlight(max_examples=max_unconfirmed)
         spool = Spool(spool_path, spool_max_bytes)
         with self._parts as opening:  # closes what is open already when the rest fails

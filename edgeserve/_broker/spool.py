@@ -37,6 +37,7 @@ _SLICE_MS = 100
 _RETRY_MS = 1000
 _WARN_MS = 60_000
 _LEAST_JOIN_MS = 300
+_LEAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Spool:
 
     def __post_init__(self) -> None:
         check_count("spool_max_bytes", self.max_bytes)
+        if self.max_bytes < _LEAST_BYTES:
+            raise UsageError(f"spool_max_bytes is {self.max_bytes:,}: expected {_LEAST_BYTES:,} or more, to hold packs")
 
     @property
     def address(self) -> LocalAddress:
@@ -249,7 +252,12 @@ class _Forwarder:
                 self._changed.wait(min(_SLICE_MS, left_ms) / 1000)
                 raise_noted()
             if self._has_more():
-                _log.info("topic %r: what %s does not have yet stays in the spool", self._topic, self._target)
+                _log.warning(
+                    "topic %r: %s does not have everything yet; the rest is in the spool, for the next run of this "
+                    "source",
+                    self._topic,
+                    self._target,
+                )
             self._is_closing = True
             self._changed.notify_all()
         # It may be connecting, which has a limit of its own.

@@ -219,8 +219,8 @@ def test_a_spool_survives_sigkill_of_the_sensor(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_blocks_and_says_why_when_closed(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"overflow": "spool", "spool_path": str(tmp_path / "spool"), "spool_max_bytes": 50_000}
-    source = DataSource([os.urandom(20_000) for _ in range(10)], AWAY, "s", close_timeout_ms=500, **options)
+    options: dict[str, Any] = {"overflow": "spool", "spool_path": str(tmp_path / "spool"), "spool_max_bytes": 1 << 20}
+    source = DataSource([os.urandom(300_000) for _ in range(10)], AWAY, "s", close_timeout_ms=500, **options)
     assert len(list(source)) == 10
     with pytest.raises(DeliveryError, match=r"the topic is full|had not left"):
         source.close()
@@ -233,6 +233,9 @@ def test_a_full_spool_blocks_and_says_why_when_closed(tmp_path: Path) -> None:
         ({"overflow": "drop"}, "expected 'block', 'drop_oldest' or 'spool'"),
         ({"max_unconfirmed": 0}, "max_unconfirmed"),
         ({"overflow": "spool", "spool_max_bytes": 0}, "spool_max_bytes"),
+        ({"overflow": "spool", "spool_max_bytes": 100_000}, "expected 1,048,576 or more"),
+        ({"spool_path": "folder"}, "are for overflow='spool'"),
+        ({"overflow": "drop_oldest", "spool_max_bytes": 1 << 20}, "are for overflow='spool'"),
     ],
 )
 def test_an_overflow_that_is_none_is_refused(options: dict[str, Any], match: str) -> None:
