@@ -12,7 +12,7 @@ class Deduplicate:
     """How long a sink remembers what it has served; whichever bound is reached first.
 
     Attributes:
-        max_ids: How many ids; about 60 bytes of disk each.
+        max_ids: How many ids.
         max_age_ms: For how long.
     """
 

@@ -321,7 +321,7 @@ class _TopicConsumer:
     def __init__(self, topic: str, consumer: Any, connection: _Connection) -> None:
         self.topic = topic
         self._consumer = consumer
-        self._native = consumer._consumer  # without the wrappers, which cost as much as a message
+        self._native = consumer._consumer
         self._connection = connection
         self._nothing_came = connection.library.Timeout
         self._pulsar_error = connection.library.PulsarException

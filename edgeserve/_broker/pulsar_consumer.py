@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -186,7 +187,7 @@ class _SeveralTopics:
             thread.join(10 * _SLICE_MS / 1000)
 
 
-class Consumer:
+class Consumer(ABC):
     """What both forms of a consumer share: the limit of a wait, and closing once."""
 
     def __init__(self) -> None:
@@ -194,9 +195,9 @@ class Consumer:
         self._pid = os.getpid()
 
     @property
+    @abstractmethod
     def is_active(self) -> bool:
         """Whether messages come here."""
-        raise NotImplementedError
 
     @property
     def tenure(self) -> int:
@@ -217,22 +218,24 @@ class Consumer:
             if slice_ms <= 0:
                 return ()
 
+    @abstractmethod
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
-        raise NotImplementedError
+        """What has come, or nothing within `slice_ms`."""
 
+    @abstractmethod
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         """See `base.Consumer`."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """See `base.Consumer`. A child of fork has a copy, and leaves the original alone."""
         if not self._is_closed and self._pid == os.getpid():
             self._close()
 
+    @abstractmethod
     def _close(self) -> None:
-        raise NotImplementedError
+        """Leave, once."""
 
-    def join(self, limit_ms: int) -> None:
+    def join(self, limit_ms: int) -> None:  # noqa: B027 - one that never stands by has nothing to wait for
         """Wait for what a closed consumer still does, which is over soon when its connection fails its calls."""
 
 

@@ -244,11 +244,7 @@ class _Forwarder:
         with self._changed:
             self._is_idle = False
             self._asked += 1
-            while (
-                (self._unconfirmed or not self._is_idle)
-                and not self._refusal
-                and (left_ms := until_ms - steady_ms()) > 0
-            ):
+            while self._has_more() and (left_ms := until_ms - steady_ms()) > 0:
                 self._changed.wait(min(_SLICE_MS, left_ms) / 1000)
                 raise_noted()
             if self._has_more():
