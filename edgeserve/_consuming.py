@@ -1,6 +1,6 @@
 """What operators that receive share: a step decides, this base carries it out.
 
-A step takes one arriving example, or a moment that was waited for. Its first half (`_decide`) says which inputs are
+A step takes one arriving example, or a moment that was waited for. Its first half, the join's, says which inputs are
 settled, what the task is to run on, and when to step again; the second (`_finish`) says what to send. Between them
 the base runs the task; around them it waits, counts, sends and acknowledges. An input is acknowledged when nothing
 holds it any more and the outputs made from it are confirmed.
@@ -12,34 +12,30 @@ import logging
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
-from edgeserve._core.clock import Now, pause_ms
+from edgeserve._core.clock import pause_ms
+from edgeserve._core.join import Join
 from edgeserve._core.ledger import Ledger, Stats
-from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
+from edgeserve._core.step import Example, Fate, Outcome
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
-from edgeserve._payload import Gate
-from edgeserve._task import check_callables
-from edgeserve.address import Address
+from edgeserve._ports import Inputs, Outputs, Values
 from edgeserve.errors import EdgeServeError, PayloadTooLarge
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
 
 T = TypeVar("T")
-
-_NO_TIME = Now(0, 0.0)
+U = TypeVar("U")
 
 # What takes the place of a result where there is none: None is one.
 _UNSERVED = object()
@@ -51,76 +47,8 @@ _QUEUE_SIZE = 200
 _MOST_UNKNOWN = 100
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Where an operator's examples come from.
-
-    Attributes:
-        pulsar_node: The broker.
-        topics: The topics, one or more.
-        subscription: The name under which the broker remembers what was done.
-        share: How several operators of that name share the work.
-        work: What they do with it: within a process, one name stands for one task.
-    """
-
-    pulsar_node: Address
-    topics: Sequence[str]
-    subscription: str
-    share: Share
-    work: object
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where an operator's examples go.
-
-    Attributes:
-        topic: The topic.
-        op_from: The operator's name as it travels.
-        packing: Whether examples may share a message.
-    """
-
-    topic: str
-    op_from: bytes
-    packing: bool
-
-
-@dataclass(frozen=True)
-class Values:
-    """What becomes of a payload before the task sees it.
-
-    Attributes:
-        gate: Runs on arrival, on what travelled; by source where it is a mapping. None drops the example.
-        decode: Runs just before the task, once for each example; None leaves the value as it is.
-    """
-
-    gate: Gate | Mapping[str, Gate] | None
-    decode: Callable[[Any], Any] | None
-
-    def __post_init__(self) -> None:
-        for gate in self.gate.values() if isinstance(self.gate, Mapping) else [self.gate]:
-            check_callables(gate=gate)
-        check_callables(decode=self.decode)
-
-    def gated(self, example: Example) -> Any:
-        """What the gate makes of the example's payload."""
-        gate = self.gate
-        if gate is None:
-            return example.value
-        if isinstance(gate, Mapping):
-            gate = gate.get(example.source)
-        return example.value if gate is None else interruptibly(gate, example.value)
-
-    def task_value(self, example: Example) -> Any:
-        """What the task gets."""
-        if self.decode is not None and not example.is_decoded:
-            example.value = interruptibly(self.decode, example.value)
-            example.is_decoded = True
-        return example.value
-
-
 class Consuming(Operator[T]):
-    """The base of operators that receive. They write `_decide`, `_call` and `_finish`."""
+    """The base of operators that receive. They bring a join, and write `_call` and `_finish`."""
 
     def __init__(
         self,
@@ -129,19 +57,23 @@ class Consuming(Operator[T]):
         inputs: Inputs,
         values: Values,
         errors: ErrorPolicy,
+        make_join: Callable[[], Join],
         *,
         outputs: Outputs | None = None,
         deduplicate: Deduplicate | None = None,
-        alone: str | None = None,
     ) -> None:
-        """Open what it takes. `alone`: the task's parameter, where each arrival is served by itself at once."""
+        """Open what it takes."""
         super().__init__(name, life)
-        self._alone = alone
+        self._make_join = make_join
+        self._join = make_join()
+        self._sources = inputs.sources
         self._values = values
         self._errors = errors
         self._ledger = Ledger()
         # What came in the message that was opened last, and no step has taken yet.
         self._arrivals: deque[Example] = deque()
+        # What was served of it, to be released with the last of them: the message is not acknowledged before that.
+        self._served_of_message: list[Example] = []
         self._wake_steady_ms: float | None = None
         self._is_over = False
         self._stands_by = False
@@ -180,31 +112,12 @@ class Consuming(Operator[T]):
         self._opened()
 
     @abstractmethod
-    def _decide(self, arrival: Example | None, now: Now) -> Decision:
-        """The first half of a step. It reads no clock and touches no broker."""
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        """Run the user's task on values by parameter. Ctrl-C may end it."""
 
     @abstractmethod
-    def _call(self, job: Job) -> Any:
-        """Run the user's task on a job."""
-
-    @abstractmethod
-    def _finish(self, job: Job, result: Any) -> Outcome:
-        """The second half: what to send, and what `next()` returns."""
-
-    def _forget(self) -> None:
-        """Forget the examples that are held for later steps."""
-
-    def _forget_failed(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """Use examples no more that were given up. Those that were held for later steps, to be released."""
-        return ()
-
-    def _knows(self, source: str) -> bool:
-        """Whether examples of this source are wanted at all."""
-        return True
-
-    def _expected(self) -> str:
-        """Which sources are, in words."""
-        return "all are"
+    def _finish(self, examples: Sequence[Example], result: Any) -> Outcome:
+        """The second half of a step: what to send of what the task made of these, and what `next()` returns."""
 
     @property
     def stats(self) -> Stats:
@@ -228,35 +141,35 @@ class Consuming(Operator[T]):
 
     def _step(self) -> T | End | None:
         outbox = self._outbox
-        if outbox is not None and outbox.has_failed:
+        if outbox is not None and outbox.failures:
             outbox.raise_failure()
-        arrival = None
         if self._arrivals or self._wait():
             arrival = self._arrivals.popleft()
-        elif self._is_over:
-            return End.OF_STREAM
-        if arrival is not None and self._alone is not None:
-            return self._serve_alone(arrival, self._alone)
+            if not self._admit(arrival):
+                return None  # settled; a moment that is due comes after what has arrived
+            parameter = self._join.serves_at_once
+            if parameter is not None:
+                # What the join would decide, without asking it, or anyone for the time: it is the most frequent step.
+                return self._perform({parameter: arrival}, (arrival,))
+            return self._decide(arrival)
+        return End.OF_STREAM if self._is_over else self._decide(None)
+
+    def _decide(self, arrival: Example | None) -> T | None:
         now = self._clock.now()
-        if arrival is not None and not self._admit(arrival, now):
-            return None  # settled; a moment that is due comes after what has arrived
-        decision = self._decide(arrival, now)
+        if arrival is not None:
+            arrival.arrived_steady_ms = now.steady_ms
+        decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
         done = self._ledger.carry_out(decision)
         if done:
             self._inbox.acknowledge(done)
-        return self._perform(decision.job) if decision.job is not None else None
-
-    def _serve_alone(self, arrival: Example, parameter: str) -> T | None:
-        """Make a step where there is nothing to decide, and so no need of the time, nor of anything to carry out."""
-        if not self._admit(arrival, _NO_TIME if self._served is None else self._clock.now()):
-            return None
-        arrival.is_used = True
-        return self._perform(Job({parameter: arrival}))
+        job = decision.job
+        return self._perform(job.inputs, job.examples) if job is not None else None
 
     def _wait(self) -> bool:
         """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
         self._raise_failure()
+        self._release(())  # the last one may have raised
         until_ms = self._wake_steady_ms
         is_moment = until_ms is not None
         if until_ms is None and self._life.idle_timeout_ms is not None:
@@ -285,15 +198,22 @@ class Consuming(Operator[T]):
         if self._tenure is not None:
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
             self._arrivals.clear()
+            self._served_of_message.clear()
             self._ledger.forget()
-            self._forget()
+            self._join = self._make_join()
         self._tenure = self._inbox.tenure
 
-    def _note_unknown(self, source: str) -> None:
+    def _note_unknown(self, source: str, wanted: frozenset[str]) -> None:
         """Say once for each name that it is not expected; a stranger's names are not collected without bound."""
         if source not in self._unknown and len(self._unknown) < _MOST_UNKNOWN:
             self._unknown.add(source)
-            _log.warning("operator %s: examples of source %r are not used: %s", self._name, source, self._expected())
+            _log.warning(
+                "operator %s: examples of source %r are not used: the task takes %s (inputs= gives its parameters "
+                "other sources)",
+                self._name,
+                source,
+                ", ".join(sorted(wanted)),
+            )
 
     def _note_stand_by(self) -> None:
         stands_by = not self._inbox.is_active
@@ -303,25 +223,21 @@ class Consuming(Operator[T]):
             _log.info("operator %s has taken over", self._name)
         self._stands_by = stands_by
 
-    def _admit(self, arrival: Example, now: Now) -> bool:
+    def _admit(self, arrival: Example) -> bool:
         """Take one arrival in. False if that settles it."""
-        arrival.arrived_steady_ms = now.steady_ms
-        try:
-            if arrival.malformed is not None:
-                self._bury(arrival, f"MalformedMessage: {arrival.malformed}")
-            fate = arrival.fate if arrival.fate is not None else self._fate_at_the_door(arrival, now)
-        except EdgeServeError:
-            self._arrivals.appendleft(arrival)  # the broker's or the disk's fault: the next step takes it
-            raise
         if arrival.fate is not None:
+            if arrival.malformed is not None:
+                self._or_again(arrival, partial(self._bury, arrival, f"MalformedMessage: {arrival.malformed}"))
             return False
-        if fate is None:
-            try:
-                value = self._values.gated(arrival)
-            except Exception as error:
-                if not self._errors.covers(error):
-                    raise
-                value = self._recover(partial(self._values.gated, arrival), [arrival], error)
+        if self._served is not None and self._or_again(arrival, partial(self._was_served, self._served, arrival)):
+            fate = Fate.DUPLICATE
+        elif self._sources is not None and arrival.source not in self._sources:
+            self._note_unknown(arrival.source, self._sources)
+            fate = Fate.UNKNOWN_SOURCE
+        elif self._values.gate is None:
+            return True
+        else:
+            value = self._tried(partial(self._values.gated, arrival), [arrival])
             if value is _UNSERVED:
                 return False
             if value is not None:
@@ -332,37 +248,43 @@ class Consuming(Operator[T]):
         self._release([arrival])
         return False
 
-    def _fate_at_the_door(self, arrival: Example, now: Now) -> Fate | None:
-        """Why an arrival is not wanted at all, if it is not."""
-        if self._served is not None and self._served.has(arrival.id, now.wall_ms):
-            return Fate.DUPLICATE
-        if not self._knows(arrival.source):
-            self._note_unknown(arrival.source)
-            return Fate.UNKNOWN_SOURCE
-        return None
-
-    def _perform(self, job: Job) -> T | None:
-        # Whatever raises from here to the send leaves the job's examples held, and so unacknowledged.
+    def _or_again(self, arrival: Example, function: Callable[[], U]) -> U:
+        """Do something for which it takes the broker or the disk; where they fail, the next step has the arrival."""
         try:
-            outcome = self._finish(job, self._call(job))
-        except Exception as error:
-            if not self._errors.covers(error):
-                raise
-            recovered = self._recover(lambda: self._finish(job, self._call(job)), job.examples, error)
-            if recovered is _UNSERVED:
-                return None
-            outcome = recovered
-        return self._hand_over(outcome, job.examples)
+            return function()
+        except EdgeServeError:
+            self._arrivals.appendleft(arrival)
+            raise
+
+    def _was_served(self, served: ServedIds, arrival: Example) -> bool:
+        return served.has(arrival.id, self._clock.now().wall_ms)
+
+    def _perform(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> T | None:
+        """Run the task on examples that belong together, and send what it makes of them."""
+        # Whatever raises from here to the send leaves them held, and so unacknowledged.
+        outcome = self._tried(partial(self._outcome, inputs, examples), examples)
+        return self._hand_over(outcome, examples) if outcome is not _UNSERVED else None
+
+    def _outcome(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> Outcome:
+        if self._values.decode is not None:
+            for example in examples:
+                self._values.decoded(example)
+        arguments = {}
+        for name, example in inputs.items():
+            arguments[name] = example.value
+        return self._finish(examples, interruptibly(self._call, arguments))
 
     def _hand_over(self, outcome: Outcome, examples: Sequence[Example]) -> T | None:
         """Send what was made of these examples, and settle them."""
-        value, payload, output_id, capture_ms = outcome
+        payload = outcome.payload
         if payload is not None and self._outbox is not None:
             # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked
-            # at before the send, as a confirmation lets go of the job's hold at any time.
-            spent = [example for example in examples if example.holds == 1]
+            # at before the send, as a confirmation lets go of the job's hold at any time. What needs no other is
+            # never held for later.
+            spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
+            data = b"".join((outcome.output_id, self._op_from, payload))
             try:
-                self._outbox.send(b"".join((output_id, self._op_from, payload)), capture_ms, examples)
+                self._outbox.send((data, outcome.capture_ms), examples)
             except PayloadTooLarge as error:
                 if not self._errors.covers(error):
                     raise
@@ -377,8 +299,15 @@ class Consuming(Operator[T]):
                     self._served.add(example.id, self._clock.now().wall_ms)
             self._ledger.settle(examples, Fate.USED)
             self._release(examples)
-        served: T | None = value
-        return served
+        value: T | None = outcome.value
+        return value
+
+    def _tried(self, function: Callable[[], Any], examples: Sequence[Example]) -> Any:
+        """What the function returns, or `_UNSERVED` if it raises and its examples are given up for that."""
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001 - raised again unless `on_error` covers it
+            return self._recover(function, examples, error)
 
     def _recover(self, again: Callable[[], Any], examples: Sequence[Example], error: Exception) -> Any:
         """Go on after an error over these examples, as `on_error` says; `again` is another try.
@@ -386,8 +315,10 @@ class Consuming(Operator[T]):
         What it returns, or `_UNSERVED`: they were given up, or the operator is to stop, and they stay unacknowledged.
 
         Raises:
-            Exception: That of another try, if the step can't go on after it.
+            Exception: This one, or that of another try, if the step can't go on after it.
         """
+        if not self._errors.covers(error):
+            raise error
         if self._errors.on_error == "retry":
             for _ in range(self._errors.max_retries):
                 if not self._has_paused(self._errors.retry_interval_ms):
@@ -426,7 +357,7 @@ class Consuming(Operator[T]):
         finally:
             self._release([example for example in examples if example not in failed])
             # One of them may be what a join would use again and again, and fail with everything it meets.
-            self._release(self._forget_failed([example for example in failed if example.fate is Fate.FAILED]))
+            self._release(self._join.give_up([example for example in failed if example.fate is Fate.FAILED]))
 
     def _bury(self, example: Example, reason: str) -> None:
         """Make an example a dead letter; it is done with when the broker has that."""
@@ -441,9 +372,12 @@ class Consuming(Operator[T]):
         self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done)
 
     def _release(self, examples: Sequence[Example]) -> None:
-        if examples:
-            self._inbox.acknowledge(self._ledger.release(examples))
+        """Hold no longer what a step has done with; nothing of it is acknowledged before the rest of its message."""
+        self._served_of_message += examples
+        if not self._arrivals and self._served_of_message:
+            served, self._served_of_message = self._served_of_message, []
+            self._inbox.acknowledge(self._ledger.release(served))
 
     def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
         """What was made from these jobs' examples is stored."""
-        self._release([example for examples in jobs for example in examples])
+        self._inbox.acknowledge(self._ledger.release([example for examples in jobs for example in examples]))

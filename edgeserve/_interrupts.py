@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -42,9 +43,9 @@ def _handle(number: int, frame: FrameType | None) -> None:
         signal.default_int_handler(number, frame)
 
 
-def shield() -> bool:
+def shield(thread_id: int) -> bool:
     """Begin a step's own work. Whether `unshield` has to end it: in the main thread, unless one is under way."""
-    if threading.get_ident() != _main or _state.is_shielded:
+    if thread_id != _main or _state.is_shielded:
         return False
     if not _state.is_installed:
         _install()
@@ -77,7 +78,7 @@ def uninterrupted() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
     """
-    has_shield = shield()
+    has_shield = shield(threading.get_ident())
     try:
         yield
     finally:
@@ -98,14 +99,14 @@ def raise_noted() -> None:
             raise KeyboardInterrupt
 
 
-def interruptibly(function: Callable[..., T], *arguments: object, **named: object) -> T:
+def interruptibly(function: Callable[[A], T], argument: A) -> T:
     """Call the user's code, in which Ctrl-C means what it always means."""
     if not _state.is_shielded or threading.get_ident() != _main:
-        return function(*arguments, **named)
+        return function(argument)
     if _state.is_noted:
         raise_noted()
     _state.is_shielded = False
     try:
-        return function(*arguments, **named)
+        return function(argument)
     finally:
         _state.is_shielded = True

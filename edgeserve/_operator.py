@@ -269,17 +269,15 @@ class Operator(ABC, Generic[T]):
 
     def _take_turn(self) -> T | End | None:
         me = threading.get_ident()
-        if self._is_closed and self._interrupted == me:
+        if self._is_closed or self._is_inherited:
+            if self._interrupted != me:
+                self._check_usable()
             self._interrupted = None
             return End.OF_STREAM
-        if self._is_closed or self._is_inherited:
-            self._check_usable()
-        if self._turn_owner == me:
-            raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
-        has_shield = shield()
+        has_shield = shield(me)
         try:
             if not self._turn.acquire(blocking=False):
-                self._wait_for_turn()
+                self._wait_for_turn(me)
             try:
                 if self._is_stopping:
                     return End.OF_STREAM
@@ -299,7 +297,9 @@ class Operator(ABC, Generic[T]):
             if has_shield:
                 unshield()
 
-    def _wait_for_turn(self) -> None:
+    def _wait_for_turn(self, me: int) -> None:
+        if self._turn_owner == me:
+            raise UsageError(f"operator {self._name!r} is in the middle of a step, and its task asked for another")
         # In slices: a signal that the system hands to another thread wakes none that waits for ever.
         while not self._turn.acquire(timeout=_SLICE_MS / 1000):
             raise_noted()

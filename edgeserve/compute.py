@@ -7,16 +7,16 @@ from functools import partial
 from typing import Any, Literal
 
 from edgeserve._broker.base import Share
-from edgeserve._consuming import Consuming, Inputs, Outputs, Values
-from edgeserve._core.clock import Clock, Now
+from edgeserve._consuming import Consuming
+from edgeserve._core.clock import Clock
+from edgeserve._core.ids import DerivedIds
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
-from edgeserve._core.ledger import derive_id
-from edgeserve._core.step import Decision, Example, Job, Outcome
-from edgeserve._interrupts import interruptibly
+from edgeserve._core.step import Example, Outcome
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate, gated_out
+from edgeserve._ports import Inputs, Outputs, Values
 from edgeserve._task import bind_sources, check_callables, check_name
 from edgeserve._topics import one_topic, topic_list
 from edgeserve.address import Address
@@ -116,53 +116,37 @@ class Compute(Consuming[bytes]):
             min_interval_ms=min_interval_ms,
             drop_if_older_than_ms=drop_if_older_than_ms,
         )
-        self._make_join = partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)
-        self._join = self._make_join()
+        wanted = frozenset(sources.values())
+        if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - wanted):
+            raise UsageError(f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(wanted)}")
         self._task = task
-        self._sources = frozenset(sources.values())
-        if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - self._sources):
-            raise UsageError(
-                f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(self._sources)}"
-            )
+        self._output_ids = DerivedIds(op_from)
         self._gate_out = gate_out
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
         super().__init__(
             worker_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
-            Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task),
+            Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task, wanted),
             Values(gate_in, decode),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
+            partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting),
             outputs=Outputs(one_topic(topic_out), op_from, packing),
-            alone=policy.only_parameter,
         )
 
-    def _knows(self, source: str) -> bool:
-        return source in self._sources
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        return self._task(**arguments)
 
-    def _forget(self) -> None:
-        self._join = self._make_join()
-
-    def _forget_failed(self, examples: Sequence[Example]) -> Sequence[Example]:
-        return self._join.give_up(examples)
-
-    def _expected(self) -> str:
-        return f"the task takes {', '.join(sorted(self._sources))} (inputs= gives its parameters other sources)"
-
-    def _decide(self, arrival: Example | None, now: Now) -> Decision:
-        return self._join.decide(arrival, now)
-
-    def _call(self, job: Job) -> Any:
-        task_value = self._values.task_value
-        arguments = {name: task_value(example) for name, example in job.inputs.items()}
-        return interruptibly(self._task, **arguments)
-
-    def _finish(self, job: Job, result: Any) -> Outcome:
+    def _finish(self, examples: Sequence[Example], result: Any) -> Outcome:
         payload = None if result is None else gated_out(self._gate_out, result, "gate_out")
         if not payload:
             return Outcome(None)
-        output_id = derive_id(self._op_from, [example.id for example in job.examples])
-        return Outcome(payload, payload, output_id, job.capture_ms)
+        if len(examples) == 1:  # without lists: it is the most frequent case
+            ids, capture_ms = examples[0].id, examples[0].capture_ms
+        else:
+            ids = b"".join([example.id for example in examples])
+            capture_ms = max([example.capture_ms for example in examples])
+        return Outcome(payload, payload, self._output_ids.of(ids), capture_ms)
 
 
 def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 from edgeserve._broker.base import Producer
@@ -13,7 +14,8 @@ from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight, Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
 from edgeserve._core.clock import Clock
-from edgeserve._core.ledger import Ledger, Stats, with_version
+from edgeserve._core.ids import ID_SIZE, random_ids
+from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Fate
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import refuse_log
@@ -24,7 +26,6 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
-from edgeserve.message_format import ID_SIZE
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
@@ -100,7 +101,7 @@ class DataSource(Operator[bytes]):
             raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         self._op_from = op_from
-        self._ids = _RandomIds()
+        self._ids: list[bytes] = []
         self._gate = gate
         self._event_time = event_time
         self._ledger = Ledger()
@@ -132,7 +133,7 @@ class DataSource(Operator[bytes]):
             )
             opening.callback(self._close_outbox, self._outbox)
             self._parts = opening.pop_all()
-        self._stream = iter(stream)
+        self._next_item = partial(next, iter(stream))
         self._opened()
 
     @property
@@ -149,39 +150,34 @@ class DataSource(Operator[bytes]):
             return self._is_abandoned
 
     def _step(self) -> bytes | End | None:
-        if self._outbox.has_failed:
+        if self._outbox.failures:
             self._outbox.raise_failure()
         self._is_in_stream = True
         try:
-            item = interruptibly(next, self._stream, End.OF_STREAM)
+            item = interruptibly(self._next_item, End.OF_STREAM)
         finally:
             with self._door:
                 self._is_in_stream = False
         if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
-        capture_ms = self._clock.now().wall_ms
-        if self._drops:
-            self._ledger.take_in()
+        capture_ms = self._clock.wall_ms()
+        self._ledger.take_in()
         try:
             payload = gated_out(self._gate, item, "gate") if item is not None else None
             if payload is not None:
                 if self._event_time is not None:
                     capture_ms = _checked_ms(interruptibly(self._event_time, item))
-                self._outbox.send(b"".join((self._ids.next(), self._op_from, payload)), capture_ms, None)
+                if not self._ids:
+                    self._ids = random_ids(os.urandom(_IDS_AT_ONCE * ID_SIZE))
+                self._outbox.send((b"".join((self._ids.pop(), self._op_from, payload)), capture_ms), None)
         except BaseException:
-            self._count(Fate.FAILED)  # an item can't be taken from its stream again
+            self._ledger.settle_some(1, Fate.FAILED)  # an item can't be taken from its stream again
             raise
         if payload is None:
-            self._count(Fate.GATED)
+            self._ledger.settle_some(1, Fate.GATED)
         elif not self._drops:  # then it may yet be dropped
-            self._count(Fate.USED)
+            self._ledger.settle_some(1, Fate.USED)
         return payload
-
-    def _count(self, fate: Fate) -> None:
-        if self._drops:
-            self._ledger.settle_some(1, fate)
-        else:
-            self._ledger.count(fate)
 
     def _confirmed(self, tokens: Sequence[None]) -> None:
         if self._drops:
@@ -332,19 +328,3 @@ def _checked_ms(capture_ms: float) -> int:
             "starts at 0 an offset"
         )
     return whole_ms
-
-
-class _RandomIds:
-    """Ids made as version 4 of RFC 9562, from the system's randomness fetched for many at once."""
-
-    def __init__(self) -> None:
-        self._bytes = b""
-        self._at = 0
-
-    def next(self) -> bytes:
-        """A new one."""
-        if self._at == len(self._bytes):
-            self._bytes, self._at = os.urandom(_IDS_AT_ONCE * ID_SIZE), 0
-        number = int.from_bytes(self._bytes[self._at : self._at + ID_SIZE], "big")
-        self._at += ID_SIZE
-        return with_version(number, 4)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from edgeserve._broker.base import Share
-from edgeserve._consuming import Consuming, Inputs, Values
-from edgeserve._core.clock import Clock, Now
-from edgeserve._core.step import Decision, Example, Job, Outcome
+from edgeserve._consuming import Consuming
+from edgeserve._core.clock import Clock
+from edgeserve._core.join import JoinPolicy, NoJoin
+from edgeserve._core.step import Example, Outcome
 from edgeserve._deduplicate import Deduplicate
-from edgeserve._interrupts import interruptibly
 from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
+from edgeserve._ports import Inputs, Values
 from edgeserve._task import check_callables
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
@@ -23,6 +25,8 @@ from edgeserve.errors import UsageError
 __all__ = ["Deduplicate", "Materialize"]
 
 T = TypeVar("T")
+
+_PARAMETER = "example"
 
 
 class Materialize(Consuming[T]):
@@ -95,15 +99,12 @@ class Materialize(Consuming[T]):
             Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
             Values(gate, decode),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
+            partial(NoJoin, JoinPolicy({_PARAMETER: ""})),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
-            alone="example",
         )
 
-    def _decide(self, arrival: Example | None, now: Now) -> Decision:
-        return Decision() if arrival is None else Decision.to_serve("example", arrival)
+    def _call(self, arguments: dict[str, Any]) -> T:
+        return self._materialize(arguments[_PARAMETER])
 
-    def _call(self, job: Job) -> T:
-        return interruptibly(self._materialize, self._values.task_value(job.inputs["example"]))
-
-    def _finish(self, job: Job, result: T) -> Outcome:
+    def _finish(self, examples: Sequence[Example], result: T) -> Outcome:
         return Outcome(result)

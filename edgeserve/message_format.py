@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from edgeserve._core.ids import ID_SIZE
 from edgeserve.errors import MalformedMessage, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseBytesCodec", "GraphCodec", "NetworkCodec"]
 
-ID_SIZE = 16
 NAME_SIZE = 16
 
 

@@ -66,7 +66,7 @@ class DeadLetters:
         """
         marks = {ERROR: error, OPERATOR: self._operator, TOPIC: delivery.topic, MESSAGE_ID: delivery.message_id}
         properties = {**delivery.properties, **{mark: _text(value) for mark, value in marks.items()}}
-        self._outbox(delivery.topic).send_message(Message(data, capture_ms, delivery.key, properties), done)
+        self._outbox(delivery.topic).send(Message(data, capture_ms, delivery.key, properties), done)
 
     def _outbox(self, topic: str) -> Outbox[Callable[[], None]]:
         outbox = self._outboxes.get(topic)
@@ -194,7 +194,7 @@ class DeadLetterBox:
             try:
                 for letter in letters:
                     key, properties = letter.delivery.key, letter.properties
-                    outbox.send_message(Message(letter.data, letter.capture_ms, key, properties), letter)
+                    outbox.send(Message(letter.data, letter.capture_ms, key, properties), letter)
             finally:
                 outbox.close(timeout_ms)
 

@@ -78,14 +78,13 @@ def _open(delivery: Delivery) -> list[Example]:
         if PACK in properties:
             marks = {name: value for name, value in properties.items() if name != PACK}
             parcel = Parcel(delivery._replace(payload=b"", properties=marks), len(entries))
-    opened: list[Example] = []
+    opened = []
     for data, captured_ms in entries:
         try:
             example_id, source, header, value = split_example(data, header_size)
+            opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
         except MalformedMessage as error:
             opened.append(_malformed(parcel, data, captured_ms, error))
-        else:
-            opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
     return opened
 
 

@@ -1,8 +1,9 @@
 """Examples on their way out: sent without waiting, within bounds, and reported when the broker has stored them.
 
-It is group commit. An example leaves at once while few sends are unconfirmed; what comes meanwhile waits, and leaves
-together, as one pack, as soon as one of those is confirmed. So a lone example is never held up, and the faster they
-come, the more of them share the cost of a message. Nothing lingers: the confirmation itself sends what waits.
+It is group commit. An example leaves at once while little is unconfirmed; what comes meanwhile waits, and leaves
+together, as one pack, as soon as one of the sends is confirmed, or the pack is full. So a lone example is never held
+up, and the faster they come, the more of them share the cost of a message. Nothing lingers: the confirmation itself
+sends what waits.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
 from edgeserve._broker.marks import PACK, PACK_FORM
 from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
+from edgeserve._core.packs import Entry
 from edgeserve._interrupts import raise_noted
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge
 
@@ -27,10 +29,11 @@ Token = TypeVar("Token")
 _SLICE_S = 0.2
 # What an entry of a pack takes beside the example itself, at most.
 _ENTRY_BYTES = 15
-# What waits: an example's bytes, its capture time, its token, and the message if it must be one of its own.
-_Waiting = tuple[bytes, int, Token, Message | None]
+# Below so many sends, or examples, that are unconfirmed, what comes leaves at once. Packs that are not full cost the
+# broker as much as full ones, so that more of them are sent only where they can't get larger.
+_FEW_SENDS = 2
+_FEW_EXAMPLES = 4
 _PACK_MARKS = {PACK: PACK_FORM}
-
 
 MAX_UNCONFIRMED = 4000
 
@@ -40,12 +43,12 @@ class InFlight:
     """How much may be on its way to the broker.
 
     Attributes:
-        max_sends: How many sends may be unconfirmed; what comes meanwhile waits, and leaves with one of the next.
+        max_sends: How many sends may be unconfirmed, all but a few of them full packs.
         max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
         max_bytes: How many bytes of them; one example may be larger than that when it is alone.
     """
 
-    max_sends: int = 4
+    max_sends: int = 16
     max_examples: int = MAX_UNCONFIRMED
     max_bytes: int = 64 * 1024 * 1024
 
@@ -53,6 +56,17 @@ class InFlight:
         check_count("max_sends", self.max_sends)
         check_count("max_unconfirmed", self.max_examples)
         check_count("max_bytes", self.max_bytes)
+
+
+class _Leaving(Generic[Token]):
+    """What leaves in one send: one message, or examples; the token of each; and their bytes."""
+
+    __slots__ = ("size", "tokens", "what")
+
+    def __init__(self, what: list[Entry | Message], tokens: list[Token], size: int) -> None:
+        self.what = what
+        self.tokens = tokens
+        self.size = size
 
 
 class Outbox(Generic[Token]):
@@ -93,15 +107,19 @@ class Outbox(Generic[Token]):
         self._max_pack_bytes = packs.MAX_BYTES
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting: deque[_Waiting[Token]] = deque()
+        # What waits, and the token of each; beyond `_waiting_bytes` of `_bytes` it is under way.
+        self._waiting: deque[Entry | Message] = deque()
+        self._tokens: deque[Token] = deque()
+        self._waiting_bytes = 0
         self._sends = 0
         self._examples = 0
         self._bytes = 0
         self._sent = 0
         self._is_draining = False
         self._watchers = 0
-        self._failures: list[tuple[Exception, int]] = []
         self._is_stopped = False
+        self.failures: list[tuple[Exception, int]] = []
+        """What sends failed with, and how many examples each took with it; `raise_failure` raises it."""
 
     @property
     def sent(self) -> int:
@@ -113,60 +131,64 @@ class Outbox(Generic[Token]):
         """How many of them the broker has neither stored nor refused yet."""
         return self._examples
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether `raise_failure` would raise."""
-        return bool(self._failures)
-
     def raise_failure(self) -> None:
         """Raise what earlier sends failed with, once.
 
         Raises:
             DeliveryError: The first failure since the last call; its message counts the examples of all.
         """
-        if not self._failures:
+        if not self.failures:
             return
         with self._lock:
-            failures, self._failures = self._failures, []
+            failures, self.failures = self.failures, []
         first, examples = failures[0][0], sum(count for _, count in failures)
         in_all = f" ({examples} examples in all)" if examples > 1 else ""
         raise DeliveryError(f"{first}{in_all}", self._address) from first
 
-    def send(self, data: bytes, capture_ms: int, token: Token) -> None:
-        """Hand over one example; wait first while too much is on its way.
+    def send(self, what: Entry | Message, token: Token) -> None:
+        """Hand over one example, or a message that is never part of a pack: one with a key or marks of its own.
 
-        `token` is passed on when it is stored, and never if it can't be.
+        It waits first while too much is on its way. `token` is passed on when it is stored, and never if it can't be.
 
         Raises:
             PayloadTooLarge: The broker does not take messages of this size; nothing was sent.
             DeliveryError: It was closed while the send waited.
         """
-        self._send((data, capture_ms, token, None))
-
-    def send_message(self, message: Message, token: Token) -> None:
-        """Hand over a message that is never part of a pack: one with a key or marks of its own. As `send`."""
-        self._send((message.payload, 0, token, message))
-
-    def _send(self, own: _Waiting[Token]) -> None:
-        size = len(own[0])
+        size = len(what[0])
         if size > MAX_MESSAGE_BYTES:
             raise PayloadTooLarge(size, MAX_MESSAGE_BYTES, self._producer.topic)
-        limits = self._limits
         if self._on_dropped is not None:
             self._on_dropped(self._drop_oldest(size))
         with self._lock:
-            # As `_is_full`, without a call: this is a part of every step.
-            if self._examples >= limits.max_examples or (self._examples and self._bytes + size > limits.max_bytes):
+            if self._examples >= self._limits.max_examples or self._bytes + size > self._limits.max_bytes:
                 self._wait_for_room(size)
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
             self._examples += 1
             self._bytes += size
+            self._waiting_bytes += size
             self._sent += 1
-            self._waiting.append(own)
-            if self._sends >= limits.max_sends or self._is_draining:
+            self._tokens.append(token)
+            self._waiting.append(what)
+            if not self._may_leave():
                 return
-        self._drain(own)
+        self._drain(what)
+
+    def _may_leave(self) -> bool:
+        """Whether what waits first may be sent now. With the lock."""
+        waiting, sends, limits = self._waiting, self._sends, self._limits
+        if self._is_draining or not waiting or sends >= limits.max_sends:
+            return False
+        under_way = self._examples - len(waiting)
+        if under_way >= limits.max_examples:
+            return False  # where the oldest is dropped, one more may wait than may be on its way
+        return (
+            sends < _FEW_SENDS
+            or under_way < _FEW_EXAMPLES
+            or self._waiting_bytes >= self._max_pack_bytes
+            or len(waiting) >= packs.MAX_EXAMPLES
+            or isinstance(waiting[0], Message)
+        )
 
     def _is_full(self, size: int) -> bool:
         limits = self._limits
@@ -188,14 +210,15 @@ class Outbox(Generic[Token]):
         dropped = []
         with self._lock:
             while self._waiting and self._is_full(size):
-                data, _, token, _ = self._waiting.popleft()
+                freed = len(self._waiting.popleft()[0])
                 self._examples -= 1
-                self._bytes -= len(data)
+                self._bytes -= freed
+                self._waiting_bytes -= freed
                 self._sent -= 1
-                dropped.append(token)
+                dropped.append(self._tokens.popleft())
         return dropped
 
-    def _drain(self, own: _Waiting[Token] | None = None) -> None:
+    def _drain(self, own: Entry | Message | None = None) -> None:
         """Send what waits, as far as it may leave.
 
         Raises:
@@ -204,10 +227,7 @@ class Outbox(Generic[Token]):
         while True:
             with self._lock:
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
-                if self._is_draining or not self._waiting or self._sends >= self._limits.max_sends:
-                    return
-                # Where the oldest is dropped, one more may wait than may be on its way.
-                if self._examples - len(self._waiting) >= self._limits.max_examples:
+                if not self._may_leave():
                     return
                 leaving = self._take_what_leaves()
                 self._sends += 1
@@ -216,7 +236,7 @@ class Outbox(Generic[Token]):
                 self._leave(leaving)
             except Exception as error:
                 if not self._comes_again(leaving, error):
-                    is_own = leaving[0] is own
+                    is_own = leaving.what[0] is own
                     self._settle(leaving, None if is_own else error, is_own=is_own)
                     if is_own:
                         raise
@@ -226,61 +246,67 @@ class Outbox(Generic[Token]):
                     if self._watchers:
                         self._changed.notify_all()
 
-    def _take_what_leaves(self) -> list[_Waiting[Token]]:
-        """The next example, and those after it that fit into one pack with it. With the lock."""
+    def _take_what_leaves(self) -> _Leaving[Token]:
+        """What waits first, and what after it fits into one pack with it. With the lock."""
         waiting = self._waiting
-        leaving = [waiting.popleft()]
-        if leaving[0][3] is not None:
-            return leaving
-        room = self._max_pack_bytes - len(leaving[0][0]) - _ENTRY_BYTES
-        while waiting and len(leaving) < packs.MAX_EXAMPLES and waiting[0][3] is None:
-            room -= len(waiting[0][0]) + _ENTRY_BYTES
-            if room < 0:
-                break
-            leaving.append(waiting.popleft())
-        return leaving
+        first = waiting.popleft()
+        what, size = [first], len(first[0])
+        if not isinstance(first, Message):
+            room = self._max_pack_bytes - size - _ENTRY_BYTES
+            while waiting and len(what) < packs.MAX_EXAMPLES and not isinstance(waiting[0], Message):
+                next_size = len(waiting[0][0])
+                room -= next_size + _ENTRY_BYTES
+                if room < 0:
+                    break
+                size += next_size
+                what.append(waiting.popleft())
+        self._waiting_bytes -= size
+        return _Leaving(what, [self._tokens.popleft() for _ in what], size)
 
-    def _leave(self, leaving: list[_Waiting[Token]]) -> None:
+    def _leave(self, leaving: _Leaving[Token]) -> None:
         def confirmed(error: BrokerError | None) -> None:
             self._settle(leaving, error)
             self._drain()
             if error is None:
-                self._on_confirmed([each[2] for each in leaving])
+                self._on_confirmed(leaving.tokens)
 
-        data, capture_ms, _, whole = leaving[0]
-        if whole is not None:
-            self._producer.send(whole, confirmed)
+        first = leaving.what[0]
+        if isinstance(first, Message):
+            self._producer.send(first, confirmed)
         elif not self._packing:
-            self._producer.send_together([Message(each[0], each[1]) for each in leaving], confirmed)
-        elif len(leaving) == 1:
-            self._producer.send(Message(data, capture_ms), confirmed)
+            self._producer.send_together([Message(*entry[:2]) for entry in leaving.what], confirmed)
+        elif len(leaving.what) == 1:
+            self._producer.send(Message(*first), confirmed)
         else:
-            pack = packs.pack([(each[0], each[1]) for each in leaving])
-            self._producer.send(Message(pack, max([each[1] for each in leaving]), None, _PACK_MARKS), confirmed)
+            entries = cast("list[Entry]", leaving.what)
+            newest_ms = max([capture_ms for _, capture_ms in entries])
+            self._producer.send(Message(packs.pack(entries), newest_ms, None, _PACK_MARKS), confirmed)
 
-    def _settle(self, settled: list[_Waiting[Token]], error: Exception | None, *, is_own: bool = False) -> None:
+    def _settle(self, settled: _Leaving[Token], error: Exception | None, *, is_own: bool = False) -> None:
         """Count a message out that is stored, or was refused."""
-        size = sum([len(each[0]) for each in settled])
+        count = len(settled.what)
         with self._lock:
             self._sends -= 1
-            self._examples -= len(settled)
-            self._bytes -= size
+            self._examples -= count
+            self._bytes -= settled.size
             if is_own:
                 self._sent -= 1
             if error is not None:
-                self._failures.append((error, len(settled)))
+                self.failures.append((error, count))
             if self._watchers:
                 self._changed.notify_all()
         if error is not None and self._on_failed is not None:
-            self._on_failed([each[2] for each in settled])
+            self._on_failed(settled.tokens)
 
-    def _comes_again(self, leaving: list[_Waiting[Token]], error: Exception) -> bool:
+    def _comes_again(self, leaving: _Leaving[Token], error: Exception) -> bool:
         """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
-        if len(leaving) == 1 or not isinstance(error, PayloadTooLarge):
+        if len(leaving.what) == 1 or not isinstance(error, PayloadTooLarge):
             return False
         with self._lock:
             self._sends -= 1
-            self._waiting.extendleft(reversed(leaving))
+            self._waiting.extendleft(reversed(leaving.what))
+            self._tokens.extendleft(reversed(leaving.tokens))
+            self._waiting_bytes += leaving.size
             self._max_pack_bytes = max(1, error.size_bytes // 2)
         return True
 
@@ -305,13 +331,15 @@ class Outbox(Generic[Token]):
                 self._changed.wait(min(_SLICE_S, left_ms / 1000))
                 self._watchers -= 1
                 raise_noted()
-            left, self._waiting = self._waiting, deque()
+            self._waiting.clear()
+            left, self._tokens = self._tokens, deque()
             self._examples -= len(left)
-            self._bytes -= sum([len(each[0]) for each in left])
+            self._bytes -= self._waiting_bytes
+            self._waiting_bytes = 0
             if left:
                 error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
-                self._failures.append((DeliveryError(error, self._address), len(left)))
+                self.failures.append((DeliveryError(error, self._address), len(left)))
         self._producer.close(max(0, int(until_ms - steady_ms())))
         if left and self._on_failed is not None:
-            self._on_failed([each[2] for each in left])
+            self._on_failed(left)
         self.raise_failure()

@@ -48,14 +48,6 @@ class JoinPolicy:
         if self.drop_if_older_than_ms is not None:
             check_ms("drop_if_older_than_ms", self.drop_if_older_than_ms)
 
-    @property
-    def only_parameter(self) -> str | None:
-        """The task's parameter, where every example is served as it comes: there is one source, no rate and no age."""
-        if len(self.parameters) > 1 or self.min_interval_ms or self.drop_if_older_than_ms is not None:
-            return None
-        (parameter,) = self.parameters
-        return parameter
-
     def is_too_old(self, example: Example, now: Now) -> bool:
         """Whether the example's capture lies too far back to start something with it."""
         limit_ms = self.drop_if_older_than_ms
@@ -64,6 +56,10 @@ class JoinPolicy:
 
 class Join(Protocol):
     """Decides step by step what a task runs on."""
+
+    @property
+    def serves_at_once(self) -> str | None:
+        """The task's parameter, where `decide` would make a job of each arrival and nothing else."""
 
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for (`arrival` is None)."""
@@ -83,6 +79,8 @@ class NoJoin:
         self._policy = policy
         self._pace = Pace(policy.min_interval_ms)
         (self._parameter,) = policy.parameters
+        is_limited = policy.min_interval_ms > 0 or policy.drop_if_older_than_ms is not None
+        self.serves_at_once = None if is_limited else self._parameter
         self._next: Example | None = None
 
     def decide(self, arrival: Example | None, now: Now) -> Decision:
@@ -128,6 +126,8 @@ class LatestJoin:
     An example stays until a newer one of its source takes its place, or until another source is further on than
     `max_time_diff_ms`, when it can never match again. With `no_overlap` it goes when it is used.
     """
+
+    serves_at_once = None
 
     def __init__(self, policy: JoinPolicy) -> None:
         self._policy = policy
@@ -222,6 +222,8 @@ class NearestJoin:
     arrive, or after `max_wait_ms`. What is decided then does not depend on how the sources interleaved. An example
     of another source stays as long as it can be the nearest to something that is still to come.
     """
+
+    serves_at_once = None
 
     def __init__(self, policy: JoinPolicy, *, max_wait_ms: float = 1000, max_waiting: int = 10_000) -> None:
         check_ms("max_wait_ms", max_wait_ms)

@@ -8,19 +8,11 @@ but the ledger's own arithmetic runs under it. Fates are given by one thread at 
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeserve._core.step import Decision, Example, Fate, Parcel
-
-# The namespace of derived ids: UUIDv5 of "edgeserve" in the nil namespace.
-_NAMESPACE = bytes.fromhex("e9c70594405558cd8b96ebd81a961adb")
-
-# The bits of a UUID that say its version and variant.
-_VERSION_BITS = (0xF << 76) | (0b11 << 62)
-_VARIANT = 0b10 << 62
 
 
 @dataclass(frozen=True)
@@ -72,23 +64,19 @@ class Ledger:
         same message again, acknowledging the copy would acknowledge both.
         """
         self._received += len(examples)
+        is_open = self._open
         with self._lock:
             for example in examples:
                 if example.malformed is not None:
                     self._settle(example, Fate.MALFORMED)
                     continue
-                original = self._open.setdefault(example.id, example)
+                original = is_open.setdefault(example.id, example)
                 if original is example:
                     example.holds = 1
                     continue
                 self._settle(example, Fate.DUPLICATE)
                 if example.parcel is not None:
                     original.twins = [*(original.twins or ()), example.parcel]
-
-    def count(self, fate: Fate) -> None:
-        """Count an input that is settled as it comes, and never held."""
-        self._received += 1
-        self._fates[fate] += 1
 
     def take_in(self) -> None:
         """Count an input that is held and known by nothing but its number."""
@@ -102,14 +90,11 @@ class Ledger:
         """Do what a step decided: hold what its job runs on, settle fates, release. What may be acknowledged now."""
         for example, fate in decision.fates:
             self._settle(example, fate)
-        job, released = decision.job, decision.released
-        if job is not None and released is job.examples:
-            return ()  # the job holds what the operator held
         with self._lock:
-            if job is not None:
-                for example in job.examples:
+            if decision.job is not None:
+                for example in decision.job.examples:
                     example.holds += 1
-            return self._release(released)
+            return self._release(decision.released)
 
     def settle(self, examples: Iterable[Example], fate: Fate) -> None:
         """Give examples a fate; those that have theirs already, from an earlier use, keep it."""
@@ -140,17 +125,18 @@ class Ledger:
         done: list[Parcel] = []
         is_open = self._open
         for example in examples:
-            example.holds -= 1
-            if example.holds > 0:
+            holds = example.holds = example.holds - 1
+            if holds > 0:
                 continue
-            if example.holds < 0:
+            if holds < 0:
                 raise RuntimeError(f"{example} is released more often than it was held")
             if is_open.get(example.id) is example:
                 del is_open[example.id]
             if example.parcel is not None:
                 _close(example.parcel, done)
-            for twin in example.twins or ():
-                _close(twin, done)
+            if example.twins is not None:
+                for twin in example.twins:
+                    _close(twin, done)
         return done
 
     def forget(self) -> None:
@@ -176,18 +162,3 @@ def _close(parcel: Parcel, done: list[Parcel]) -> None:
     parcel.open_examples -= 1
     if parcel.open_examples == 0:
         done.append(parcel)
-
-
-def derive_id(operator: bytes, inputs: Iterable[bytes]) -> bytes:
-    """The id of what `operator` (its name, in bytes) makes from examples with the ids `inputs`.
-
-    The same inputs give the same id, so a run that is repeated after a crash can be recognised. 16 bytes, made as
-    version 5 of RFC 9562 (SHA-1 of a namespace and a name), on bytes.
-    """
-    digest = hashlib.sha1(b"".join((_NAMESPACE, operator, *inputs)), usedforsecurity=False).digest()
-    return with_version(int.from_bytes(digest[:16], "big"), 5)
-
-
-def with_version(number: int, version: int) -> bytes:
-    """The 16 bytes of the UUID that has the bits of `number`, but for those that say its version and variant."""
-    return (number & ~_VERSION_BITS | version << 76 | _VARIANT).to_bytes(16, "big")

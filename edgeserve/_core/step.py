@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class Fate(enum.Enum):
@@ -122,20 +122,13 @@ class Job:
         self.inputs = inputs
         self.examples = list(inputs.values())
 
-    @property
-    def capture_ms(self) -> int:
-        """The newest capture time among them: that of what is made from them."""
-        examples = self.examples
-        return examples[0].capture_ms if len(examples) == 1 else max([example.capture_ms for example in examples])
-
 
 class Decision:
     """What a step's first half decided. The base carries it out, whatever the task does afterwards.
 
     Attributes:
         fates: Inputs whose fate is settled, each with it.
-        released: Inputs that the operator holds no longer; a job that runs on them holds them by itself. Where they
-            are `job.examples` itself, that is all there is to carry out.
+        released: Inputs that the operator holds no longer; a job that runs on them holds them by itself.
         job: What to run the task on, if anything.
         wake_steady_ms: When to step again without an arrival; None: not before one arrives.
     """
@@ -148,15 +141,6 @@ class Decision:
         self.job: Job | None = None
         self.wake_steady_ms: float | None = None
 
-    @classmethod
-    def to_serve(cls, parameter: str, example: Example) -> Decision:
-        """Run the task on one example, which is held for nothing else."""
-        example.is_used = True
-        decision = cls()
-        decision.job = Job({parameter: example})
-        decision.released = decision.job.examples
-        return decision
-
     def let_go(self, example: Example, fate: Fate) -> None:
         """Hold `example` no longer; if no job was ever started with it, this is its fate."""
         if not example.is_used:
@@ -164,7 +148,7 @@ class Decision:
         self.released.append(example)
 
 
-class Outcome(NamedTuple):
+class Outcome:
     """What a step's second half made of the task's result.
 
     Attributes:
@@ -174,7 +158,10 @@ class Outcome(NamedTuple):
         capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
     """
 
-    value: Any
-    payload: bytes | None = None
-    output_id: bytes = b""
-    capture_ms: int = 0
+    __slots__ = ("capture_ms", "output_id", "payload", "value")
+
+    def __init__(self, value: Any, payload: bytes | None = None, output_id: bytes = b"", capture_ms: int = 0) -> None:
+        self.value = value
+        self.payload = payload
+        self.output_id = output_id
+        self.capture_ms = capture_ms

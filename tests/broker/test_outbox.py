@@ -33,7 +33,7 @@ class Sends:
     def send(self, *numbers: int, size: int = 10) -> None:
         for number in numbers:
             data, capture_ms, _, _ = message(number, size)
-            self.outbox.send(data, capture_ms or 0, number)
+            self.outbox.send((data, capture_ms or 0), number)
 
 
 def message(number: int, size: int = 10, **options: Any) -> Message:
@@ -81,6 +81,24 @@ def test_examples_leave_at_once_until_four_are_under_way_and_then_together(
     assert sends.outbox.unconfirmed == 0
 
 
+def test_beyond_the_first_few_only_full_packs_leave_before_a_confirmation(
+    manual: ManualBroker, outbox: Callable[..., Sends]
+) -> None:
+    sends = outbox(max_sends=4)
+    sends.send(*range(8))
+    for _ in range(4):
+        manual.confirm()
+    assert left(manual) == [[4, 5, 6, 7]]
+    sends.send(8, *range(9, 9 + MAX_EXAMPLES - 1))
+    assert left(manual) == [[4, 5, 6, 7], [8]], "two are under way, and what waits is no full pack yet"
+    sends.send(1000)
+    assert left(manual)[2:] == [[*range(9, 9 + MAX_EXAMPLES - 1), 1000]]
+    sends.send(*range(2000, 2003), size=MAX_BYTES // 2)
+    assert left(manual)[3:] == [[2000]], "full of bytes"
+    sends.send(*range(3000, 3000 + 2 * MAX_EXAMPLES))
+    assert len(manual.unconfirmed) == 4
+
+
 def test_a_lone_example_is_a_message_as_it_is_and_has_no_mark(
     manual: ManualBroker, outbox: Callable[..., Sends]
 ) -> None:
@@ -113,8 +131,8 @@ def test_what_has_a_key_or_marks_is_not_packed_and_keeps_its_place(
 ) -> None:
     sends = outbox(max_sends=1)
     sends.send(0, 1)
-    sends.outbox.send_message(message(2, key="k"), 2)
-    sends.outbox.send_message(message(3, properties={"mark": "1"}), 3)
+    sends.outbox.send(message(2, key="k"), 2)
+    sends.outbox.send(message(3, properties={"mark": "1"}), 3)
     sends.send(4, 5)
     seen = []
     while manual.unconfirmed:

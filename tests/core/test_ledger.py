@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import hashlib
-import uuid
-
 import pytest
 
-from edgeserve._core.ledger import Ledger, derive_id
+from edgeserve._core.ledger import Ledger
 from edgeserve._core.step import Decision, Example, Fate, Job, Parcel
 
 
@@ -44,21 +41,13 @@ def test_a_copy_is_a_duplicate_and_is_acknowledged_with_the_one_that_is_held_nev
     assert later.fate is None, "what is not held any more is no duplicate"
 
 
-def test_what_is_served_at_once_is_held_by_its_job_alone() -> None:
-    ledger, parcel = Ledger(), Parcel("message")
-    one = example(b"1", parcel)
-    ledger.receive([one])
-    assert ledger.carry_out(Decision.to_serve("p", one)) == ()
-    assert (one.is_used, one.holds) == (True, 1)
-    assert ledger.release([one]) == [parcel]
-
-
 def test_received_is_the_sum_of_the_fates_and_what_is_held() -> None:
     ledger = Ledger()
     one, two = example(b"1"), example(b"2")
     ledger.receive([one])
     ledger.receive([two])
-    ledger.count(Fate.MALFORMED)
+    ledger.take_in()
+    ledger.settle_some(1, Fate.MALFORMED)
     ledger.settle([one], Fate.USED)
     stats = ledger.stats(sent=1, unconfirmed=0)
     assert (stats.received, stats.held, stats.fates) == (3, 1, {Fate.USED: 1, Fate.MALFORMED: 1})
@@ -84,12 +73,3 @@ def test_what_is_no_example_is_done_with_on_its_own() -> None:
     assert ledger.stats(sent=0, unconfirmed=0).fates == {Fate.MALFORMED: 1}
     assert ledger.close(parcel) == []
     assert ledger.release([good]) == [parcel]
-
-
-def test_a_derived_id_is_a_uuid_of_version_5_that_depends_on_the_operator_and_each_input_in_order() -> None:
-    ids = [uuid.uuid4().bytes for _ in range(2)]
-    derived = derive_id(b"worker".ljust(16, b"\0"), ids)
-    named = uuid.uuid5(uuid.UUID(int=0), "edgeserve").bytes + b"worker".ljust(16, b"\0") + b"".join(ids)
-    assert derived == uuid.UUID(bytes=hashlib.sha1(named).digest()[:16], version=5).bytes
-    others = [derive_id(b"other".ljust(16, b"\0"), ids), derive_id(b"worker".ljust(16, b"\0"), ids[::-1])]
-    assert derived not in others
