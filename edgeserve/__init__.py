@@ -2,54 +2,78 @@
 
 `DataSource` sends what a sensor sees, `Compute` joins streams by the time of their capture and runs a model on what
 belongs together, `Materialize` uses the predictions. Apache Pulsar, or the local broker, carries the messages.
+
+A name is loaded when it is first asked for, so that a sensor does not pay for what only a prediction node needs.
 """
 
-from edgeserve._core.ledger import Stats
-from edgeserve._core.step import Fate
-from edgeserve._run import run
-from edgeserve.address import LocalAddress, PulsarAddress
-from edgeserve.compute import Compute
-from edgeserve.data_source import CameraSource, CodeSource, DataSource, SimulateTimeSeries, SimulateVideoWithTimestamps
-from edgeserve.errors import (
-    BrokerError,
-    BrokerUnreachable,
-    DeliveryError,
-    EdgeServeError,
-    MalformedMessage,
-    MissingExtra,
-    PayloadTooLarge,
-    UsageError,
-)
-from edgeserve.materialize import Deduplicate, Materialize
-from edgeserve.message_format import BaseBytesCodec, GraphCodec, NetworkCodec
-from edgeserve.window import Window
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeserve._core.ledger import Stats as Stats
+    from edgeserve._core.step import Fate as Fate
+    from edgeserve._run import run as run
+    from edgeserve.address import LocalAddress as LocalAddress
+    from edgeserve.address import PulsarAddress as PulsarAddress
+    from edgeserve.compute import Compute as Compute
+    from edgeserve.data_source import CameraSource as CameraSource
+    from edgeserve.data_source import CodeSource as CodeSource
+    from edgeserve.data_source import DataSource as DataSource
+    from edgeserve.data_source import SimulateTimeSeries as SimulateTimeSeries
+    from edgeserve.data_source import SimulateVideoWithTimestamps as SimulateVideoWithTimestamps
+    from edgeserve.errors import BrokerError as BrokerError
+    from edgeserve.errors import BrokerUnreachable as BrokerUnreachable
+    from edgeserve.errors import DeliveryError as DeliveryError
+    from edgeserve.errors import EdgeServeError as EdgeServeError
+    from edgeserve.errors import MalformedMessage as MalformedMessage
+    from edgeserve.errors import MissingExtra as MissingExtra
+    from edgeserve.errors import PayloadTooLarge as PayloadTooLarge
+    from edgeserve.errors import UsageError as UsageError
+    from edgeserve.materialize import Deduplicate as Deduplicate
+    from edgeserve.materialize import Materialize as Materialize
+    from edgeserve.message_format import BaseBytesCodec as BaseBytesCodec
+    from edgeserve.message_format import GraphCodec as GraphCodec
+    from edgeserve.message_format import NetworkCodec as NetworkCodec
+    from edgeserve.window import Window as Window
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BaseBytesCodec",
-    "BrokerError",
-    "BrokerUnreachable",
-    "CameraSource",
-    "CodeSource",
-    "Compute",
-    "DataSource",
-    "Deduplicate",
-    "DeliveryError",
-    "EdgeServeError",
-    "Fate",
-    "GraphCodec",
-    "LocalAddress",
-    "MalformedMessage",
-    "Materialize",
-    "MissingExtra",
-    "NetworkCodec",
-    "PayloadTooLarge",
-    "PulsarAddress",
-    "SimulateTimeSeries",
-    "SimulateVideoWithTimestamps",
-    "Stats",
-    "UsageError",
-    "Window",
-    "run",
-]
+# The same names as above, by the module that each comes from.
+_NAMES = {
+    "_core.ledger": ("Stats",),
+    "_core.step": ("Fate",),
+    "_run": ("run",),
+    "address": ("LocalAddress", "PulsarAddress"),
+    "compute": ("Compute",),
+    "data_source": ("CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"),
+    "errors": (
+        "BrokerError",
+        "BrokerUnreachable",
+        "DeliveryError",
+        "EdgeServeError",
+        "MalformedMessage",
+        "MissingExtra",
+        "PayloadTooLarge",
+        "UsageError",
+    ),
+    "materialize": ("Deduplicate", "Materialize"),
+    "message_format": ("BaseBytesCodec", "GraphCodec", "NetworkCodec"),
+    "window": ("Window",),
+}
+
+__all__ = [name for names in _NAMES.values() for name in names]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _NAMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"edgeserve.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'edgeserve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,11 +123,21 @@ def test_a_docstring_tells_of_every_argument(operator: type) -> None:
         assert re.search(rf"\b{re.escape(name)}\b", described), name
 
 
-def test_all_is_what_is_public() -> None:
-    public = {
-        name for name, value in vars(edgeserve).items() if not name.startswith("_") and not inspect.ismodule(value)
+def test_all_is_what_is_public_and_the_same_for_a_type_checker() -> None:
+    source = ast.parse(Path(edgeserve.__file__).read_text(encoding="utf-8"))
+    (for_type_checkers,) = [node for node in source.body if isinstance(node, ast.If)]
+    declared = {
+        (imported.module, alias.asname)
+        for imported in for_type_checkers.body
+        if isinstance(imported, ast.ImportFrom)
+        for alias in imported.names
     }
-    assert public == set(edgeserve.__all__)
+    assert {name for _, name in declared} == set(edgeserve.__all__)
+    for module, name in declared:
+        assert getattr(edgeserve, str(name)) is getattr(importlib.import_module(str(module)), str(name))
+    assert set(edgeserve.__all__) <= set(dir(edgeserve))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = edgeserve.nothing
 
 
 def public_modules() -> list[str]:

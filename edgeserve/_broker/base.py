@@ -44,13 +44,12 @@ class Message(NamedTuple):
     properties: Mapping[str, str] = {}
 
 
-class Delivery(NamedTuple):
-    """A message that arrived.
+class Delivery:
+    """A message that arrived. Whoever receives it may change it.
 
     Attributes:
         handle: What `Consumer.acknowledge` needs; opaque.
         topic: The topic as the consumer named it.
-        message_id: The broker's own id of the message, the same at each redelivery; for people and dead letters.
         payload: Its bytes.
         event_ms: Its capture time; None if the sender gave none.
         publish_ms: When it was sent, ms since the epoch.
@@ -59,15 +58,37 @@ class Delivery(NamedTuple):
         tenure: That of the consumer when it received this (`Consumer.tenure`).
     """
 
-    handle: Any
-    topic: str
-    message_id: str
-    payload: bytes
-    event_ms: int | None
-    publish_ms: int
-    key: str | None
-    properties: Mapping[str, str]
-    tenure: int = 0
+    __slots__ = ("_native_id", "event_ms", "handle", "key", "payload", "properties", "publish_ms", "tenure", "topic")
+
+    def __init__(
+        self,
+        handle: Any,
+        topic: str,
+        native_id: object,
+        payload: bytes,
+        event_ms: int | None,
+        publish_ms: int,
+        key: str | None,
+        properties: Mapping[str, str],
+        tenure: int = 0,
+    ) -> None:
+        self.handle = handle
+        self.topic = topic
+        self._native_id = native_id
+        self.payload = payload
+        self.event_ms = event_ms
+        self.publish_ms = publish_ms
+        self.key = key
+        self.properties = properties
+        self.tenure = tenure
+
+    @property
+    def message_id(self) -> str:
+        """The broker's own id of the message, the same at each redelivery; for people and dead letters."""
+        return str(self._native_id)  # made when it is asked for, as it costs as much as the message
+
+    def __repr__(self) -> str:
+        return f"Delivery({self.message_id} of {self.topic!r}, {len(self.payload)} bytes)"
 
 
 class SubscriptionInfo(NamedTuple):

@@ -64,8 +64,8 @@ def _open(delivery: Delivery) -> list[Example]:
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
     entries: Sequence[packs.Entry] = ((payload, capture_ms),)
     header_size = 0
-    # Without its payload: a message may be unacknowledged long after its examples were used.
-    parcel = Parcel(delivery._replace(payload=b""))
+    delivery.payload = b""  # a message may be unacknowledged long after its examples were used
+    parcel = Parcel(delivery)
     if properties:
         try:
             if UNREADABLE in properties:
@@ -76,8 +76,8 @@ def _open(delivery: Delivery) -> list[Example]:
         except MalformedMessage as error:
             return [_malformed(parcel, payload, capture_ms, error)]
         if PACK in properties:
-            marks = {name: value for name, value in properties.items() if name != PACK}
-            parcel = Parcel(delivery._replace(payload=b"", properties=marks), len(entries))
+            delivery.properties = {name: value for name, value in properties.items() if name != PACK}
+            parcel.open_examples = len(entries)
     opened = []
     for data, captured_ms in entries:
         try:

@@ -354,7 +354,7 @@ class _TopicConsumer:
         return base.Delivery(
             message_id,
             self.topic,
-            str(message_id),
+            message_id,
             message.data(),
             message.event_timestamp() or None,
             message.publish_timestamp(),

@@ -299,7 +299,8 @@ class StandbyConsumer(Consumer):
             return ()
         arrived = held.receive(slice_ms)
         if tenure:
-            arrived = [delivery._replace(tenure=tenure) for delivery in arrived]
+            for delivery in arrived:
+                delivery.tenure = tenure
         if held.is_connected:
             self._lost_ms = None
             return arrived
