@@ -9,6 +9,7 @@ A name is loaded when it is first asked for, so that a sensor does not pay for w
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,17 +64,58 @@ _NAMES = {
     "window": ("Window",),
 }
 
-__all__ = [name for names in _NAMES.values() for name in names]
+_MODULES = (
+    "address",
+    "compute",
+    "data_source",
+    "errors",
+    "gates",
+    "materialize",
+    "message_format",
+    "sources",
+    "testing",
+    "window",
+)
+
+__all__ = [
+    "BaseBytesCodec",
+    "BrokerError",
+    "BrokerUnreachable",
+    "CameraSource",
+    "CodeSource",
+    "Compute",
+    "DataSource",
+    "Deduplicate",
+    "DeliveryError",
+    "EdgeServeError",
+    "Fate",
+    "GraphCodec",
+    "LocalAddress",
+    "MalformedMessage",
+    "Materialize",
+    "MissingExtra",
+    "NetworkCodec",
+    "PayloadTooLarge",
+    "PulsarAddress",
+    "SimulateTimeSeries",
+    "SimulateVideoWithTimestamps",
+    "Stats",
+    "UsageError",
+    "Window",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"edgeserve.{name}")
     for module, names in _NAMES.items():
         if name in names:
             value = getattr(importlib.import_module(f"edgeserve.{module}"), name)
             globals()[name] = value
             return value
-    raise AttributeError(f"module 'edgeserve' has no attribute {name!r}")
+    raise AttributeError(f"module 'edgeserve' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES, *__all__})

@@ -72,7 +72,7 @@ class Consuming(Operator[T]):
         self._ledger = Ledger()
         # What came in the message that was opened last, and no step has taken yet.
         self._arrivals: deque[Example] = deque()
-        # What was served of it, to be released with the last of them: the message is not acknowledged before that.
+        # What of it was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
         self._wake_steady_ms: float | None = None
         self._is_over = False
@@ -141,7 +141,7 @@ class Consuming(Operator[T]):
 
     def _step(self) -> T | End | None:
         outbox = self._outbox
-        if outbox is not None and outbox.failures:
+        if outbox is not None and outbox.has_failed:
             outbox.raise_failure()
         if self._arrivals or self._wait():
             arrival = self._arrivals.popleft()
@@ -169,7 +169,7 @@ class Consuming(Operator[T]):
     def _wait(self) -> bool:
         """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
         self._raise_failure()
-        self._release(())  # the last one may have raised
+        self._release(())  # the last of a message may have raised
         until_ms = self._wake_steady_ms
         is_moment = until_ms is not None
         if until_ms is None and self._life.idle_timeout_ms is not None:
@@ -197,8 +197,6 @@ class Consuming(Operator[T]):
         """Start with nothing, if others had the subscription meanwhile."""
         if self._tenure is not None:
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
-            self._arrivals.clear()
-            self._served_of_message.clear()
             self._ledger.forget()
             self._join = self._make_join()
         self._tenure = self._inbox.tenure
@@ -228,6 +226,7 @@ class Consuming(Operator[T]):
         if arrival.fate is not None:
             if arrival.malformed is not None:
                 self._or_again(arrival, partial(self._bury, arrival, f"MalformedMessage: {arrival.malformed}"))
+            self._release(())  # it may have been the last of its message
             return False
         if self._served is not None and self._or_again(arrival, partial(self._was_served, self._served, arrival)):
             fate = Fate.DUPLICATE
@@ -268,7 +267,7 @@ class Consuming(Operator[T]):
     def _outcome(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> Outcome:
         if self._values.decode is not None:
             for example in examples:
-                self._values.decoded(example)
+                self._values.decode_once(example)
         arguments = {}
         for name, example in inputs.items():
             arguments[name] = example.value
@@ -372,11 +371,20 @@ class Consuming(Operator[T]):
         self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done)
 
     def _release(self, examples: Sequence[Example]) -> None:
-        """Hold no longer what a step has done with; nothing of it is acknowledged before the rest of its message."""
-        self._served_of_message += examples
-        if not self._arrivals and self._served_of_message:
-            served, self._served_of_message = self._served_of_message, []
-            self._inbox.acknowledge(self._ledger.release(served))
+        """Hold no longer what a step has done with.
+
+        Where examples are served as they come, those of one message are released together, with the last of them: the
+        message is not acknowledged before that. Their payloads go at once.
+        """
+        if self._join.serves_at_once is not None:
+            for example in examples:
+                example.value, example.data = None, b""
+            self._served_of_message += examples
+            if self._arrivals:
+                return
+            examples, self._served_of_message = self._served_of_message, []
+        if examples:
+            self._inbox.acknowledge(self._ledger.release(examples))
 
     def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
         """What was made from these jobs' examples is stored."""

@@ -270,7 +270,7 @@ class Operator(ABC, Generic[T]):
     def _take_turn(self) -> T | End | None:
         me = threading.get_ident()
         if self._is_closed or self._is_inherited:
-            if self._interrupted != me:
+            if not self._is_closed or self._interrupted != me:
                 self._check_usable()
             self._interrupted = None
             return End.OF_STREAM

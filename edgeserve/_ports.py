@@ -70,9 +70,8 @@ class Values:
         gate = self.gate.get(example.source) if isinstance(self.gate, Mapping) else self.gate
         return example.value if gate is None else interruptibly(gate, example.value)
 
-    def decoded(self, example: Example) -> Any:
-        """What the task gets."""
+    def decode_once(self, example: Example) -> None:
+        """Run `decode` on its value, if it has not been run yet."""
         if self.decode is not None and not example.is_decoded:
             example.value = interruptibly(self.decode, example.value)
             example.is_decoded = True
-        return example.value

@@ -150,7 +150,7 @@ class DataSource(Operator[bytes]):
             return self._is_abandoned
 
     def _step(self) -> bytes | End | None:
-        if self._outbox.failures:
+        if self._outbox.has_failed:
             self._outbox.raise_failure()
         self._is_in_stream = True
         try:
@@ -160,7 +160,7 @@ class DataSource(Operator[bytes]):
                 self._is_in_stream = False
         if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
-        capture_ms = self._clock.wall_ms()
+        capture_ms = self._clock.now().wall_ms
         self._ledger.take_in()
         try:
             payload = gated_out(self._gate, item, "gate") if item is not None else None

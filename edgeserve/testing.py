@@ -39,10 +39,6 @@ class ManualClock:
         """The time that it shows."""
         return self._now
 
-    def wall_ms(self) -> int:
-        """Ms since the epoch, as in `now()`."""
-        return self._now.wall_ms
-
     def advance(self, duration_ms: float) -> None:
         """Turn it on by `duration_ms`.
 

@@ -140,6 +140,16 @@ def test_all_is_what_is_public_and_the_same_for_a_type_checker() -> None:
         _ = edgeserve.nothing
 
 
+@pytest.mark.parametrize("name", ["errors.BrokerError", "gates.text_out", "Window", "testing.ManualClock"])
+def test_what_is_public_is_there_as_soon_as_the_package_is_imported(name: str) -> None:
+    code = f"import edgeserve; edgeserve.{name}"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).stderr == b""
+
+
+def test_every_public_module_is_an_attribute_of_the_package() -> None:
+    assert set(edgeserve._MODULES) == {name.rpartition(".")[2] for name in public_modules()} - {"cli"}
+
+
 def public_modules() -> list[str]:
     walked = pkgutil.iter_modules(edgeserve.__path__, "edgeserve.")
     return [module.name for module in walked if not module.name.rpartition(".")[2].startswith("_")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 
 from edgeserve._broker.base import Confirmed
 from edgeserve.errors import BrokerError
@@ -12,15 +12,15 @@ class ConfirmedTogether:
     """Called for each of `count` messages, it calls `confirmed` when all are settled: with the first error, if any."""
 
     def __init__(self, count: int, confirmed: Confirmed) -> None:
-        self._left = count
+        self._count = count
         self._confirmed = confirmed
-        self._error: BrokerError | None = None
-        self._lock = threading.Lock()
+        self._settled = itertools.count(1)
+        self._errors: list[BrokerError] = []
 
     def __call__(self, error: BrokerError | None) -> None:
-        with self._lock:
-            self._left -= 1
-            is_last = self._left == 0
-            self._error = self._error or error
-        if is_last:
-            self._confirmed(self._error)
+        # No lock, which would be taken for each message: appending and counting are each one step of the interpreter,
+        # and whoever counts last finds what all others have appended before they counted.
+        if error is not None:
+            self._errors.append(error)
+        if next(self._settled) == self._count:
+            self._confirmed(self._errors[0] if self._errors else None)

@@ -1,9 +1,9 @@
 """Examples on their way out: sent without waiting, within bounds, and reported when the broker has stored them.
 
 It is group commit. An example leaves at once while little is unconfirmed; what comes meanwhile waits, and leaves
-together, as one pack, as soon as one of the sends is confirmed, or the pack is full. So a lone example is never held
-up, and the faster they come, the more of them share the cost of a message. Nothing lingers: the confirmation itself
-sends what waits.
+together, as one pack, as soon as little is unconfirmed again, or the pack is full. So a lone example is never held up,
+and the faster they come, the more of them share the cost of a message. Nothing lingers: the confirmation itself sends
+what waits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class InFlight:
     """How much may be on its way to the broker.
 
     Attributes:
-        max_sends: How many sends may be unconfirmed, all but a few of them full packs.
+        max_sends: How many sends may be unconfirmed; of packs that are not full, only a few may.
         max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
         max_bytes: How many bytes of them; one example may be larger than that when it is alone.
     """
@@ -118,8 +118,9 @@ class Outbox(Generic[Token]):
         self._is_draining = False
         self._watchers = 0
         self._is_stopped = False
-        self.failures: list[tuple[Exception, int]] = []
-        """What sends failed with, and how many examples each took with it; `raise_failure` raises it."""
+        self._failures: list[tuple[Exception, int]] = []
+        self.has_failed = False
+        """Whether `raise_failure` would raise."""
 
     @property
     def sent(self) -> int:
@@ -137,10 +138,11 @@ class Outbox(Generic[Token]):
         Raises:
             DeliveryError: The first failure since the last call; its message counts the examples of all.
         """
-        if not self.failures:
+        if not self.has_failed:
             return
         with self._lock:
-            failures, self.failures = self.failures, []
+            failures, self._failures = self._failures, []
+            self.has_failed = False
         first, examples = failures[0][0], sum(count for _, count in failures)
         in_all = f" ({examples} examples in all)" if examples > 1 else ""
         raise DeliveryError(f"{first}{in_all}", self._address) from first
@@ -273,12 +275,13 @@ class Outbox(Generic[Token]):
         first = leaving.what[0]
         if isinstance(first, Message):
             self._producer.send(first, confirmed)
-        elif not self._packing:
-            self._producer.send_together([Message(*entry[:2]) for entry in leaving.what], confirmed)
-        elif len(leaving.what) == 1:
+            return
+        entries = cast("list[Entry]", leaving.what)  # a message of its own leaves alone
+        if not self._packing:
+            self._producer.send_together([Message(*entry) for entry in entries], confirmed)
+        elif len(entries) == 1:
             self._producer.send(Message(*first), confirmed)
         else:
-            entries = cast("list[Entry]", leaving.what)
             newest_ms = max([capture_ms for _, capture_ms in entries])
             self._producer.send(Message(packs.pack(entries), newest_ms, None, _PACK_MARKS), confirmed)
 
@@ -292,7 +295,7 @@ class Outbox(Generic[Token]):
             if is_own:
                 self._sent -= 1
             if error is not None:
-                self.failures.append((error, count))
+                self._note_failure(error, count)
             if self._watchers:
                 self._changed.notify_all()
         if error is not None and self._on_failed is not None:
@@ -309,6 +312,11 @@ class Outbox(Generic[Token]):
             self._waiting_bytes += leaving.size
             self._max_pack_bytes = max(1, error.size_bytes // 2)
         return True
+
+    def _note_failure(self, error: Exception, examples: int) -> None:
+        """Have it raised later. With the lock."""
+        self._failures.append((error, examples))
+        self.has_failed = True
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""
@@ -338,7 +346,7 @@ class Outbox(Generic[Token]):
             self._waiting_bytes = 0
             if left:
                 error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
-                self.failures.append((DeliveryError(error, self._address), len(left)))
+                self._note_failure(DeliveryError(error, self._address), len(left))
         self._producer.close(max(0, int(until_ms - steady_ms())))
         if left and self._on_failed is not None:
             self._on_failed(left)

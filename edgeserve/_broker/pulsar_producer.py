@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from edgeserve._broker import base, pulsar_errors
+from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.address import PulsarAddress
 from edgeserve.errors import BrokerError, EdgeServeError, PayloadTooLarge, UsageError
@@ -78,15 +79,11 @@ class Producer:
             self._check(message)
         number = next(self._numbers)
         self._pending[number] = (confirmed, threading.get_ident())
+        together = ConfirmedTogether(len(messages), partial(self._settle_together, number))
         ok = self._ok
-        settled_count = itertools.count(1)
-        errors: list[BrokerError] = []
 
         def settled(result: Any, _message_id: object) -> None:
-            if int(result) != ok:
-                errors.append(self._error(result.name))
-            if next(settled_count) == len(messages):  # counted without a lock, which each message would have to take
-                self._settle_together(number, errors[0] if errors else None)
+            together(None if int(result) == ok else self._error(result.name))
 
         try:
             self._native.send_together(messages, settled)

@@ -27,9 +27,6 @@ class Clock(Protocol):
     def now(self) -> Now:
         """Read both clocks."""
 
-    def wall_ms(self) -> int:
-        """Ms since the epoch, as in `now()`."""
-
     def slice_ms(self, until_steady_ms: float | None) -> int:
         """How many real ms a wait until `until_steady_ms` (None: for ever) may block before it looks again."""
 
@@ -43,10 +40,6 @@ class SystemClock:
     def now(self) -> Now:
         """Read both clocks of the machine."""
         return Now(time.time_ns() // 1_000_000, time.monotonic() * 1000)
-
-    def wall_ms(self) -> int:
-        """The machine's time in ms since the epoch."""
-        return time.time_ns() // 1_000_000
 
     def slice_ms(self, until_steady_ms: float | None) -> int:
         """The time left, rounded up to a ms and at most `longest_slice_ms`."""

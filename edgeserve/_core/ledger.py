@@ -21,7 +21,7 @@ class Stats:
 
     Attributes:
         received: Inputs taken in (for a source: items taken from its stream).
-        held: Inputs without a fate yet: they wait in a join, or their task raised.
+        held: Inputs without a fate yet: they wait in a join or to be sent, or their task raised.
         fates: How many inputs met each fate; those that none met are left out.
         sent: Examples handed over to be sent.
         unconfirmed: Those of them that the broker has not confirmed yet.

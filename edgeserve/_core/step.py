@@ -66,13 +66,13 @@ class Example:
         header: The task's own header, b"" if it has none.
         value: What travelled, then what `gate_in` made of it.
         capture_ms: When it was captured, ms since the epoch.
-        arrived_steady_ms: When the step took it in.
+        arrived_steady_ms: When a join took it in.
         parcel: The message it came in; None where there is no broker.
         data: The bytes it came as, for when it has to be given up.
         malformed: Why these bytes are no example, if they are none.
         twins: The messages of further copies, which may be acknowledged when this one may.
         is_decoded: Whether `decode` has run on the value.
-        is_used: Whether a job was started with it.
+        is_used: Whether a join has started a job with it.
         fate: Set once, by the ledger.
         holds: How many reasons there are not to acknowledge it yet.
     """

@@ -96,7 +96,20 @@ def test_beyond_the_first_few_only_full_packs_leave_before_a_confirmation(
     sends.send(*range(2000, 2003), size=MAX_BYTES // 2)
     assert left(manual)[3:] == [[2000]], "full of bytes"
     sends.send(*range(3000, 3000 + 2 * MAX_EXAMPLES))
-    assert len(manual.unconfirmed) == 4
+    assert len(manual.unconfirmed) == 4, "and no more than so many"
+
+
+def test_what_fills_no_pack_leaves_when_but_one_send_is_unconfirmed(
+    manual: ManualBroker, outbox: Callable[..., Sends]
+) -> None:
+    sends = outbox()
+    sends.send(*range(4), *range(100, 100 + 2 * MAX_EXAMPLES + 1))
+    unconfirmed = []
+    while 100 + 2 * MAX_EXAMPLES not in [number for packed in left(manual) for number in packed]:
+        unconfirmed.append(len(manual.unconfirmed))
+        manual.confirm()
+    assert unconfirmed == [6, 5, 4, 3, 2]
+    assert left(manual)[-1] == [100 + 2 * MAX_EXAMPLES]
 
 
 def test_a_lone_example_is_a_message_as_it_is_and_has_no_mark(

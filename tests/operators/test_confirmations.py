@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from edgeserve import Compute, DataSource, DeliveryError, Fate, Materialize
 from edgeserve._broker import connections
 from edgeserve.testing import memory_broker
-from tests.manual_broker import ManualBroker
+from tests.manual_broker import ManualBroker, example
 
 REFUSED = DeliveryError("the disk is full", "test://")
 
@@ -66,6 +67,49 @@ def test_an_input_whose_task_raised_is_never_acknowledged(manual: ManualBroker) 
             next(compute)
     assert manual.acknowledged == []
     assert compute.stats.held == 1
+
+
+@pytest.mark.parametrize("last", [b"malformed", example("good", "only"), example("other", "stranger")])
+def test_a_message_is_acknowledged_with_the_last_of_its_examples_whatever_becomes_of_that(
+    manual: ManualBroker, last: bytes
+) -> None:
+    with Materialize(len, memory_broker()) as sink, Compute(one, memory_broker(), gate_in=lambda _: None) as compute:
+        for operator in (sink, compute):
+            manual.arrive_together("pack", example("good", "only"), last)
+            next(operator)
+            assert manual.acknowledged == []
+            next(operator)
+            while manual.unconfirmed:  # the dead letter
+                manual.confirm()
+            assert manual.acknowledged == ["pack"]
+            manual.acknowledged.clear()
+
+
+def test_what_was_served_of_a_message_keeps_no_payload_while_the_rest_waits(manual: ManualBroker) -> None:
+    class Picture:
+        pass
+
+    pictures: list[weakref.ref[Picture]] = []
+
+    def draw(payload: bytes) -> Picture:
+        picture = Picture()
+        pictures.append(weakref.ref(picture))
+        return picture
+
+    with Materialize(lambda picture: None, memory_broker(), decode=draw) as sink:
+        manual.arrive_together("pack", *[example(str(number), "only") for number in range(3)])
+        for _ in range(3):
+            next(sink)
+        assert [picture() for picture in pictures] == [None, None, None]
+
+
+def test_a_join_holds_an_older_message_no_longer_than_it_uses_it(manual: ManualBroker) -> None:
+    with Compute(lambda left, right: None, memory_broker(), no_overlap=True) as compute:
+        manual.arrive("left", "left")
+        manual.arrive_together("pack", example("right", "right"), example("rest", "right"))
+        next(compute)
+        next(compute)
+        assert manual.acknowledged == ["left"], "though the rest of the pack waits"
 
 
 @pytest.mark.parametrize(
