@@ -245,7 +245,7 @@ def test_a_spool_on_a_full_disk_says_so_and_loses_nothing_it_accepted(
         assert refusals(source, 100) == []
     refused = sum(int(found[1]) if (found := re.search(r"\((\d+) examples", str(e))) else 1 for e in errors)
     accepted = source.stats.sent - refused
-    assert accepted > 1000
+    assert accepted > 200  # what was sent while there was room, and something of what filled the disk
     assert len(outage.reading.numbers) == accepted
     assert outage.reading.numbers == sorted(set(outage.reading.numbers))
 
