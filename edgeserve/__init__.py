@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from edgeserve.errors import EdgeServeError as EdgeServeError
     from edgeserve.errors import MalformedMessage as MalformedMessage
     from edgeserve.errors import MissingExtra as MissingExtra
+    from edgeserve.errors import PayloadNotStored as PayloadNotStored
     from edgeserve.errors import PayloadTooLarge as PayloadTooLarge
+    from edgeserve.errors import PayloadUnavailable as PayloadUnavailable
     from edgeserve.errors import UsageError as UsageError
     from edgeserve.materialize import Deduplicate as Deduplicate
     from edgeserve.materialize import Materialize as Materialize
@@ -56,7 +58,9 @@ _NAMES = {
         "EdgeServeError",
         "MalformedMessage",
         "MissingExtra",
+        "PayloadNotStored",
         "PayloadTooLarge",
+        "PayloadUnavailable",
         "UsageError",
     ),
     "materialize": ("Deduplicate", "Materialize"),
@@ -72,8 +76,10 @@ _MODULES = (
     "gates",
     "materialize",
     "message_format",
+    "routing",
     "sources",
     "testing",
+    "util",
     "window",
 )
 
@@ -95,7 +101,9 @@ __all__ = [
     "Materialize",
     "MissingExtra",
     "NetworkCodec",
+    "PayloadNotStored",
     "PayloadTooLarge",
+    "PayloadUnavailable",
     "PulsarAddress",
     "SimulateTimeSeries",
     "SimulateVideoWithTimestamps",

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserve._broker.connections import ConnectionLease
@@ -20,10 +21,11 @@ from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
+from edgeserve._core import packs
 from edgeserve._core.clock import pause_ms
 from edgeserve._core.join import Join
 from edgeserve._core.ledger import Ledger, Stats
-from edgeserve._core.step import Example, Fate, Outcome
+from edgeserve._core.step import Example, Fate, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._on_error import ErrorPolicy
@@ -70,7 +72,7 @@ class Consuming(Operator[T]):
         self._values = values
         self._errors = errors
         self._ledger = Ledger()
-        # What came in the message that was opened last, and no step has taken yet.
+        # What came in messages that were opened, and no step has taken yet.
         self._arrivals: deque[Example] = deque()
         # What of it was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
@@ -92,13 +94,14 @@ class Consuming(Operator[T]):
                 connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
             )
             opening.callback(self._inbox.close)
+            opening.callback(self._close_flushed, values.route)  # its deletes follow acknowledgements
             if deduplicate is not None:
                 from edgeserve._served_ids import ServedIds  # and with it SQLite
 
                 self._served = ServedIds(deduplicate, str(self._lease.address), list(inputs.topics), name)
                 opening.callback(self._served.close)
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
-            opening.callback(self._close_outbox, self._dead_letters)
+            opening.callback(self._close_flushed, self._dead_letters)
             if outputs is not None:
                 self._op_from = outputs.op_from
                 self._outbox = Outbox(
@@ -107,7 +110,7 @@ class Consuming(Operator[T]):
                     self._release_all,
                     packing=outputs.packing,
                 )
-                opening.callback(self._close_outbox, self._outbox)
+                opening.callback(self._close_flushed, self._outbox)
             self._parts = opening.pop_all()
         self._opened()
 
@@ -127,9 +130,13 @@ class Consuming(Operator[T]):
             sent=outbox.sent if outbox else 0,
             unconfirmed=outbox.unconfirmed if outbox else 0,
             dead_letters=self._dead_letters.sent,
+            received_bytes=self._inbox.received_bytes,
+            sent_bytes=outbox.sent_bytes if outbox else 0,
+            fetches=self._values.route.stats(self._inbox.announced_bytes),
         )
 
     def _stop_waiting(self) -> None:
+        self._values.route.stop()
         self._dead_letters.stop()
         if self._outbox is not None:
             self._outbox.stop()
@@ -144,6 +151,8 @@ class Consuming(Operator[T]):
         if outbox is not None and outbox.has_failed:
             outbox.raise_failure()
         if self._arrivals or self._wait():
+            if self._values.route.policy.prefetch:
+                self._look_ahead()
             arrival = self._arrivals.popleft()
             if not self._admit(arrival):
                 return None  # settled; a moment that is due comes after what has arrived
@@ -154,15 +163,21 @@ class Consuming(Operator[T]):
             return self._decide(arrival)
         return End.OF_STREAM if self._is_over else self._decide(None)
 
+    def _look_ahead(self) -> None:
+        """Have the payloads fetched that the next steps will need, nearly all of them."""
+        ahead = self._values.route.policy.prefetch
+        while len(self._arrivals) <= ahead and self._inbox.fill(0) and self._inbox.tenure == self._tenure:
+            self._take_next()
+        for example in islice(self._arrivals, 1 + ahead):
+            self._values.route.prefetch(example)
+
     def _decide(self, arrival: Example | None) -> T | None:
         now = self._clock.now()
         if arrival is not None:
             arrival.arrived_steady_ms = now.steady_ms
         decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
-        done = self._ledger.carry_out(decision)
-        if done:
-            self._inbox.acknowledge(done)
+        self._acknowledge(self._ledger.carry_out(decision))
         job = decision.job
         return self._perform(job.inputs, job.examples) if job is not None else None
 
@@ -180,9 +195,7 @@ class Consuming(Operator[T]):
             if self._inbox.fill(slice_ms):
                 if self._inbox.tenure != self._tenure:
                     self._begin_tenure()
-                opened = self._inbox.open_next()
-                self._ledger.receive(opened)
-                self._arrivals.extend(opened)
+                self._take_next()
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 self._is_over = not is_moment
@@ -192,6 +205,12 @@ class Consuming(Operator[T]):
             self._raise_failure()
         self._is_over = True
         return False
+
+    def _take_next(self) -> None:
+        """Open the message that came first."""
+        opened = self._inbox.open_next()
+        self._ledger.receive(opened)
+        self._arrivals.extend(opened)
 
     def _begin_tenure(self) -> None:
         """Start with nothing, if others had the subscription meanwhile."""
@@ -265,13 +284,7 @@ class Consuming(Operator[T]):
         return self._hand_over(outcome, examples) if outcome is not _UNSERVED else None
 
     def _outcome(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> Outcome:
-        if self._values.decode is not None:
-            for example in examples:
-                self._values.decode_once(example)
-        arguments = {}
-        for name, example in inputs.items():
-            arguments[name] = example.value
-        return self._finish(examples, interruptibly(self._call, arguments))
+        return self._finish(examples, interruptibly(self._call, self._values.arguments(inputs)))
 
     def _hand_over(self, outcome: Outcome, examples: Sequence[Example]) -> T | None:
         """Send what was made of these examples, and settle them."""
@@ -282,8 +295,9 @@ class Consuming(Operator[T]):
             # never held for later.
             spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
             data = b"".join((outcome.output_id, self._op_from, payload))
+            entry = (data, outcome.capture_ms, packs.URL) if outcome.is_url else (data, outcome.capture_ms)
             try:
-                self._outbox.send((data, outcome.capture_ms), examples)
+                self._outbox.send(entry, examples)
             except PayloadTooLarge as error:
                 if not self._errors.covers(error):
                     raise
@@ -366,9 +380,9 @@ class Consuming(Operator[T]):
 
         def done() -> None:
             closed = self._ledger.close(parcel) if example.malformed is not None else self._ledger.release([example])
-            self._inbox.acknowledge(closed)
+            self._acknowledge(closed)
 
-        self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done)
+        self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done, is_url=example.is_url)
 
     def _release(self, examples: Sequence[Example]) -> None:
         """Hold no longer what a step has done with.
@@ -380,12 +394,19 @@ class Consuming(Operator[T]):
             for example in examples:
                 example.value, example.data = None, b""
             self._served_of_message += examples
-            if self._arrivals:
+            served = self._served_of_message
+            if self._arrivals and served and self._arrivals[0].parcel is served[0].parcel:
                 return
             examples, self._served_of_message = self._served_of_message, []
         if examples:
-            self._inbox.acknowledge(self._ledger.release(examples))
+            self._acknowledge(self._ledger.release(examples))
+
+    def _acknowledge(self, parcels: Sequence[Parcel]) -> None:
+        if parcels:
+            self._inbox.acknowledge(parcels)
+            if self._values.route.policy.deletes:
+                self._values.route.acknowledged(parcels)
 
     def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
         """What was made from these jobs' examples is stored."""
-        self._inbox.acknowledge(self._ledger.release([example for examples in jobs for example in examples]))
+        self._acknowledge(self._ledger.release([example for examples in jobs for example in examples]))

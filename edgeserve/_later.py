@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from edgeserve.errors import UsageError
 
-DEFAULT_FTP_PATH = "/srv/ftp/"
-
-
-def refuse_ftp(*, ftp: bool = False, ftp_memory: bool = False, ftp_delete: bool = False, local_ftp_path: str) -> None:
-    """Refuse lazy data routing.
-
-    Raises:
-        UsageError: One of the arguments is not its default.
-    """
-    given = {"ftp": ftp, "ftp_memory": ftp_memory, "ftp_delete": ftp_delete}
-    names = [name for name, value in given.items() if value]
-    if local_ftp_path != DEFAULT_FTP_PATH:
-        names.append("local_ftp_path")
-    _refuse(names, "lazy data routing")
-
 
 def refuse_log(*, log_path: str | None, log_filename: str | None, log_verbose: bool = False) -> None:
     """Refuse replay logs.

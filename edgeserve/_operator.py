@@ -248,11 +248,11 @@ class Operator(ABC, Generic[T]):
             self._thread.end()
         self._parts.close()
 
-    def _close_outbox(self, outbox: Flushed) -> None:
+    def _close_flushed(self, part: Flushed) -> None:
         """Flush within what is left of the time for closing."""
         if self._close_until_ms is None:
             self._close_until_ms = steady_ms() + self._life.close_timeout_ms
-        outbox.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
+        part.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
 
     def _opened(self) -> None:
         """The constructor is done: from now on the interpreter's exit closes the operator."""

@@ -10,6 +10,7 @@ from edgeserve._broker.base import Share
 from edgeserve._core.step import Example
 from edgeserve._interrupts import interruptibly
 from edgeserve._payload import Gate
+from edgeserve._route import Route, RoutePolicy
 from edgeserve._task import check_callables
 from edgeserve.address import Address
 
@@ -55,23 +56,51 @@ class Values:
 
     Attributes:
         gate: Runs on arrival, on what travelled; by source where it is a mapping. None drops the example.
-        decode: Runs just before the task, once for each example; None leaves the value as it is.
+        decode: Runs just before the task; None leaves the value as it is. Once for each example, but for payloads that
+            are fetched: those are not kept with the example, and decoded at each use.
+        route: Fetches payloads that wait elsewhere, just before `decode`.
     """
 
-    def __init__(self, gate: Gate | Mapping[str, Gate] | None, decode: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, gate: Gate | Mapping[str, Gate] | None, decode: Callable[[Any], Any] | None, route: RoutePolicy
+    ) -> None:
         for each in gate.values() if isinstance(gate, Mapping) else [gate]:
             check_callables(gate=each)
         check_callables(decode=decode)
         self.gate = gate
         self.decode = decode
+        self.route = Route(route)
+        self._are_final = decode is None and not route.wants_urls
 
     def gated(self, example: Example) -> Any:
         """What the gate makes of the example's payload."""
         gate = self.gate.get(example.source) if isinstance(self.gate, Mapping) else self.gate
         return example.value if gate is None else interruptibly(gate, example.value)
 
-    def decode_once(self, example: Example) -> None:
-        """Run `decode` on its value, if it has not been run yet."""
-        if self.decode is not None and not example.is_decoded:
-            example.value = interruptibly(self.decode, example.value)
-            example.is_decoded = True
+    def arguments(self, inputs: Mapping[str, Example]) -> dict[str, Any]:
+        """What the task gets, by parameter.
+
+        Raises:
+            PayloadUnavailable: A payload can't be fetched.
+        """
+        values = {}
+        are_final = self._are_final
+        for parameter, example in inputs.items():
+            values[parameter] = example.value
+            are_final = are_final and not example.is_url
+        return values if are_final else self._completed(inputs)
+
+    def _completed(self, inputs: Mapping[str, Example]) -> dict[str, Any]:
+        urls = {parameter: url for parameter, example in inputs.items() if (url := self.route.url_of(example))}
+        values = self.route.fetch(urls) if urls else {}
+        for parameter, example in inputs.items():
+            if parameter in urls:
+                self.route.used(example, urls[parameter])
+                if self.decode is not None:
+                    values[parameter] = interruptibly(self.decode, values[parameter])
+                continue
+            if self.decode is not None and not example.is_decoded:
+                example.value = interruptibly(self.decode, example.value)
+                example.is_decoded = True
+            values[parameter] = example.value
+        return values

@@ -12,15 +12,18 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
 from edgeserve._core.step import Example, Outcome
-from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate, gated_out
 from edgeserve._ports import Inputs, Outputs, Values
+from edgeserve._route import DEFAULT_FTP_PATH, KeptOutputs, RoutePolicy
 from edgeserve._task import bind_sources, check_callables, check_name
 from edgeserve._topics import one_topic, topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
+from edgeserve.routing.fetching import Fetching
+from edgeserve.routing.store import PayloadStore
 
 __all__ = ["Compute"]
 
@@ -39,7 +42,14 @@ class Compute(Consuming[bytes]):
             A dict holds one gate for each source.
         gate_out: Called on the task's output; bytes-like or str (as UTF-8) leaves. None, or nothing in it, sends
             nothing.
-        ftp, ftp_memory, ftp_delete, local_ftp_path: Lazy data routing; not in this version.
+        ftp: Whether a gate's result that is a URL (str or bytes) is fetched just before the task. What `store=` of a
+            source made a URL of is fetched in any case.
+        ftp_memory: Whether the task then gets the payload's bytes; else the path of a file, and its own output is kept
+            in a file too (`store`), whose URL goes to `gate_out`.
+        ftp_delete: Whether a payload is deleted in its store when its example was used and acknowledged. With several
+            consumers the first one takes it away from the others.
+        local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
+            `local_ftp_path/HOST/`.
         topic_in: The topic of the inputs, or several.
         topic_out: The topic of the outputs.
         max_time_diff_ms: How far apart the capture times of examples may lie that are joined, ends included.
@@ -53,7 +63,11 @@ class Compute(Consuming[bytes]):
         max_wait_ms: How long a match of `'nearest'` waits to become final.
         max_waiting: How many examples of one source `'nearest'` keeps; beyond that the oldest is evicted.
         inputs: Sources by parameter, where the parameters' names can't be those of the sources.
-        decode: Turns what `gate_in` returned into the task's argument, just before the task.
+        decode: Turns what `gate_in` returned, or the payload that was fetched, into the task's argument, just before
+            the task.
+        store: Where outputs are kept in file mode; None for `local_ftp_path/ftp_output`, under this host's name.
+        fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
+        prefetch: How many payloads are fetched ahead of the task, for streams of which nearly all is used.
         packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
             as fast; False sends each as a message of its own, as the research prototype did.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises, its new examples stay
@@ -96,6 +110,9 @@ class Compute(Consuming[bytes]):
         max_waiting: int = 10_000,
         inputs: Mapping[str, str] | None = None,
         decode: Callable[[Any], Any] | None = None,
+        store: PayloadStore | None = None,
+        fetching: Fetching | None = None,
+        prefetch: int = 0,
         packing: bool = True,
         on_error: OnError = "raise",
         max_retries: int = 3,
@@ -104,9 +121,11 @@ class Compute(Consuming[bytes]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_ftp(ftp=ftp, ftp_memory=ftp_memory, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
         refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
         check_callables(gate_out=gate_out)
+        route = RoutePolicy.from_flags(
+            ftp=ftp, memory=ftp_memory, delete=ftp_delete, root=local_ftp_path, fetching=fetching, prefetch=prefetch
+        )
         op_from = check_name(worker_id, "worker_id")
         sources = bind_sources(task, inputs)
         policy = JoinPolicy(
@@ -121,6 +140,7 @@ class Compute(Consuming[bytes]):
             raise UsageError(f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(wanted)}")
         self._task = task
         self._output_ids = DerivedIds(op_from)
+        self._outputs = KeptOutputs(store, route) if not route.in_memory else None
         self._gate_out = gate_out
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
@@ -128,7 +148,7 @@ class Compute(Consuming[bytes]):
             worker_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task, wanted),
-            Values(gate_in, decode),
+            Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting),
             outputs=Outputs(one_topic(topic_out), op_from, packing),
@@ -138,6 +158,9 @@ class Compute(Consuming[bytes]):
         return self._task(**arguments)
 
     def _finish(self, examples: Sequence[Example], result: Any) -> Outcome:
+        url = None
+        if self._outputs is not None and result is not None:
+            result = url = self._outputs.keep(result)
         payload = None if result is None else gated_out(self._gate_out, result, "gate_out")
         if not payload:
             return Outcome(None)
@@ -146,7 +169,8 @@ class Compute(Consuming[bytes]):
         else:
             ids = b"".join([example.id for example in examples])
             capture_ms = max([example.capture_ms for example in examples])
-        return Outcome(payload, payload, self._output_ids.of(ids), capture_ms)
+        is_url = url is not None and payload == url.encode()
+        return Outcome(payload, payload, self._output_ids.of(ids), capture_ms, is_url=is_url)
 
 
 def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:

@@ -13,6 +13,8 @@ from edgeserve._broker.base import Producer
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight, Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
+from edgeserve._core import packs
+from edgeserve._core.checks import check_count
 from edgeserve._core.clock import Clock
 from edgeserve._core.ids import ID_SIZE, random_ids
 from edgeserve._core.ledger import Ledger, Stats
@@ -26,6 +28,7 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
+from edgeserve.routing.store import PayloadStore
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
@@ -33,6 +36,7 @@ __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "Si
 
 _IDS_AT_ONCE = 64
 _SPOOL_BYTES = 1 << 30
+_STORE_ABOVE_BYTES = 32 * 1024
 
 Overflow = Literal["block", "drop_oldest", "spool"]
 
@@ -64,12 +68,15 @@ class DataSource(Operator[bytes]):
         spool_max_bytes: What the spool may hold, 1 MiB or more; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several
             times as fast; False sends each as a message of its own, as the research prototype did.
+        store: Where payloads are kept, so that only their URLs travel (lazy data routing); None sends them whole.
+        store_above_bytes: What is no larger than this travels whole all the same, which costs less.
         clock: Where time is read; None for the machine's clocks.
         close_timeout_ms: How long `close()` waits for the broker's confirmations.
 
     Raises:
         UsageError: An argument is wrong; the message says which, and what was expected.
         BrokerError, BrokerUnreachable: The broker can't be used.
+        PayloadNotStored: Raised by a step whose payload the store has no room for; its item is not sent.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class DataSource(Operator[bytes]):
         spool_path: str | None = None,
         spool_max_bytes: int = _SPOOL_BYTES,
         packing: bool = True,
+        store: PayloadStore | None = None,
+        store_above_bytes: int = _STORE_ABOVE_BYTES,
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
@@ -100,7 +109,10 @@ class DataSource(Operator[bytes]):
         if overflow not in ("block", "drop_oldest", "spool"):
             raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
+        check_count("store_above_bytes", store_above_bytes, least=0)
         self._op_from = op_from
+        self._store = store
+        self._store_above_bytes = store_above_bytes
         self._ids: list[bytes] = []
         self._gate = gate
         self._event_time = event_time
@@ -131,7 +143,7 @@ class DataSource(Operator[bytes]):
                 packing=packing,
                 limits=limits,
             )
-            opening.callback(self._close_outbox, self._outbox)
+            opening.callback(self._close_flushed, self._outbox)
             self._parts = opening.pop_all()
         self._next_item = partial(next, iter(stream))
         self._opened()
@@ -139,7 +151,8 @@ class DataSource(Operator[bytes]):
     @property
     def stats(self) -> Stats:
         """What it took from its stream, what became of that, and what it sent; also after `close()`."""
-        return self._ledger.stats(sent=self._outbox.sent, unconfirmed=self._outbox.unconfirmed)
+        outbox = self._outbox
+        return self._ledger.stats(sent=outbox.sent, unconfirmed=outbox.unconfirmed, sent_bytes=outbox.sent_bytes)
 
     def _stop_waiting(self) -> None:
         self._outbox.stop()
@@ -167,9 +180,11 @@ class DataSource(Operator[bytes]):
             if payload is not None:
                 if self._event_time is not None:
                     capture_ms = _checked_ms(interruptibly(self._event_time, item))
-                if not self._ids:
-                    self._ids = random_ids(os.urandom(_IDS_AT_ONCE * ID_SIZE))
-                self._outbox.send((b"".join((self._ids.pop(), self._op_from, payload)), capture_ms), None)
+                if self._store is not None and len(payload) > self._store_above_bytes:
+                    payload = self._store.put(payload).encode("ascii")
+                    self._outbox.send((self._example(payload), capture_ms, packs.URL), None)
+                else:
+                    self._outbox.send((self._example(payload), capture_ms), None)
         except BaseException:
             self._ledger.settle_some(1, Fate.FAILED)  # an item can't be taken from its stream again
             raise
@@ -178,6 +193,11 @@ class DataSource(Operator[bytes]):
         elif not self._drops:  # then it may yet be dropped
             self._ledger.settle_some(1, Fate.USED)
         return payload
+
+    def _example(self, payload: bytes) -> bytes:
+        if not self._ids:
+            self._ids = random_ids(os.urandom(_IDS_AT_ONCE * ID_SIZE))
+        return b"".join((self._ids.pop(), self._op_from, payload))
 
     def _confirmed(self, tokens: Sequence[None]) -> None:
         if self._drops:

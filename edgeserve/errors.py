@@ -8,6 +8,8 @@ EdgeServeError
   BrokerError                     address, permission or topic; has .address
     BrokerUnreachable             has .waited_ms
     DeliveryError                 a send failed; its input stays unacknowledged
+  PayloadUnavailable              a payload can't be fetched; has .url (without credentials) and .reason
+  PayloadNotStored                a payload can't be kept in its store; its example was not sent
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ __all__ = [
     "EdgeServeError",
     "MalformedMessage",
     "MissingExtra",
+    "PayloadNotStored",
     "PayloadTooLarge",
+    "PayloadUnavailable",
     "UsageError",
 ]
 
@@ -88,3 +92,21 @@ class BrokerUnreachable(BrokerError):
 
 class DeliveryError(BrokerError):
     """A send was not confirmed by the broker. The inputs it was made from stay unacknowledged."""
+
+
+class PayloadUnavailable(EdgeServeError):
+    """A payload that waits elsewhere can't be fetched: it is gone, changed, too large, not allowed, or out of reach.
+
+    Attributes:
+        url: Its URL, without credentials.
+        reason: Why.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the payload {url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class PayloadNotStored(EdgeServeError):
+    """A payload can't be kept in its store, for lack of room perhaps. Its example was not sent."""

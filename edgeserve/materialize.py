@@ -12,15 +12,17 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.join import JoinPolicy, NoJoin
 from edgeserve._core.step import Example, Outcome
 from edgeserve._deduplicate import Deduplicate
-from edgeserve._later import DEFAULT_FTP_PATH, refuse_ftp, refuse_log
+from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
 from edgeserve._ports import Inputs, Values
+from edgeserve._route import DEFAULT_FTP_PATH, RoutePolicy
 from edgeserve._task import check_callables
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
+from edgeserve.routing.fetching import Fetching
 
 __all__ = ["Deduplicate", "Materialize"]
 
@@ -39,11 +41,19 @@ class Materialize(Consuming[T]):
         materialize: Called with each example's payload (bytes, or what `gate` and `decode` made of it).
         pulsar_node: The broker; None for the local one.
         gate: Called on each arriving payload; None from it drops the example.
-        ftp, ftp_delete, local_ftp_path: Lazy data routing; not in this version.
+        ftp: Whether a gate's result that is a URL (str or bytes) is fetched into a file just before the function, which
+            gets the file's path; `next()` then returns the URL of that file on this node. What `store=` of a source
+            made a URL of is fetched in any case, without `ftp` into memory.
+        ftp_delete: Whether a payload is deleted in its store when its example was acknowledged. With several consumers
+            the first one takes it away from the others.
+        local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
+            `local_ftp_path/HOST/`.
         topic: The topic to read, or several.
         log_path, log_filename: Replay logs; not in this version.
         sink_id: This operator's name, and that of its subscription.
-        decode: Turns what `gate` returned into the function's argument.
+        decode: Turns what `gate` returned, or the payload that was fetched, into the function's argument.
+        fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
+        prefetch: How many payloads are fetched ahead of the function, for streams of which nearly all is used.
         deduplicate: Whether the function is called once for each example's id, also when the broker sends it again
             after a crash; only what is inside the function when the process is killed may come twice. Ids are kept on
             this machine's disk (with a broker in memory, in memory); a `Deduplicate` says how many, and how long.
@@ -75,6 +85,8 @@ class Materialize(Consuming[T]):
         *,
         sink_id: str = "my-sub",
         decode: Callable[[Any], Any] | None = None,
+        fetching: Fetching | None = None,
+        prefetch: int = 0,
         deduplicate: bool | Deduplicate = False,
         on_error: OnError = "raise",
         max_retries: int = 3,
@@ -83,7 +95,9 @@ class Materialize(Consuming[T]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_ftp(ftp=ftp, ftp_delete=ftp_delete, local_ftp_path=local_ftp_path)
+        route = RoutePolicy.from_flags(
+            ftp=ftp, memory=False, delete=ftp_delete, root=local_ftp_path, fetching=fetching, prefetch=prefetch
+        )
         refuse_log(log_path=log_path, log_filename=log_filename)
         if not callable(materialize):
             raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
@@ -97,14 +111,16 @@ class Materialize(Consuming[T]):
             sink_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
-            Values(gate, decode),
+            Values(gate, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             partial(NoJoin, JoinPolicy({_PARAMETER: ""})),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 
-    def _call(self, arguments: dict[str, Any]) -> T:
-        return self._materialize(arguments[_PARAMETER])
+    def _call(self, arguments: dict[str, Any]) -> T | str:
+        result = self._materialize(arguments[_PARAMETER])
+        url = self._values.route.url_here(arguments[_PARAMETER])
+        return result if url is None else url
 
     def _finish(self, examples: Sequence[Example], result: T) -> Outcome:
         return Outcome(result)

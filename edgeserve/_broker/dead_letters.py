@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from edgeserve._broker.base import Connection, Delivery, Message, Share
-from edgeserve._broker.marks import ERROR, MESSAGE_ID, OPERATOR, TOPIC
+from edgeserve._broker.marks import ERROR, MESSAGE_ID, OPERATOR, TOPIC, URL
 from edgeserve._broker.outbox import Outbox
 from edgeserve._core.clock import steady_ms
 from edgeserve._interrupts import raise_noted, uninterrupted
@@ -56,7 +56,14 @@ class DeadLetters:
             outbox.raise_failure()
 
     def send(
-        self, delivery: Delivery, data: bytes, capture_ms: int | None, error: str, done: Callable[[], None]
+        self,
+        delivery: Delivery,
+        data: bytes,
+        capture_ms: int | None,
+        error: str,
+        done: Callable[[], None],
+        *,
+        is_url: bool = False,
     ) -> None:
         """Keep `data`, which came in `delivery`. `done` is called when the broker has it.
 
@@ -66,6 +73,8 @@ class DeadLetters:
         """
         marks = {ERROR: error, OPERATOR: self._operator, TOPIC: delivery.topic, MESSAGE_ID: delivery.message_id}
         properties = {**delivery.properties, **{mark: _text(value) for mark, value in marks.items()}}
+        if is_url:  # which its own mark in a pack said
+            properties[URL] = "1"
         self._outbox(delivery.topic).send(Message(data, capture_ms, delivery.key, properties), done)
 
     def _outbox(self, topic: str) -> Outbox[Callable[[], None]]:

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
-from edgeserve._broker.marks import HEADER_SIZE, PACK, PACK_FORM, UNREADABLE
+from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
 from edgeserve._core import packs
-from edgeserve._core.step import Example, Parcel
+from edgeserve._core.step import Example, Parcel, said_bytes
 from edgeserve.errors import MalformedMessage
 from edgeserve.message_format import split_example
 
@@ -22,6 +22,10 @@ class Inbox:
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._deliveries: deque[Delivery] = deque()
+        self.received_bytes = 0
+        """Bytes of the messages that were opened."""
+        self.announced_bytes = 0
+        """Bytes of the payloads whose URLs were in them."""
 
     @property
     def is_active(self) -> bool:
@@ -45,7 +49,13 @@ class Inbox:
 
     def open_next(self) -> list[Example]:
         """What is in the message that came first: one example or more. Only after `fill` said that there is one."""
-        return _open(self._deliveries.popleft())
+        delivery = self._deliveries.popleft()
+        self.received_bytes += len(delivery.payload)
+        has_urls = URL in delivery.properties or delivery.properties.get(PACK) == MARKED_PACK_FORM
+        opened = _open(delivery)
+        if has_urls:
+            self.announced_bytes += sum([said_bytes(example.data) for example in opened if example.is_url])
+        return opened
 
     def acknowledge(self, parcels: Sequence[Parcel]) -> None:
         """Mark messages as done."""
@@ -73,18 +83,23 @@ def _open(delivery: Delivery) -> list[Example]:
             header_size = _header_size(properties.get(HEADER_SIZE, "0"))
             if PACK in properties:
                 entries = _unpacked(payload, properties[PACK])
+            elif URL in properties:
+                entries = ((payload, capture_ms, packs.URL),)
         except MalformedMessage as error:
             return [_malformed(parcel, payload, capture_ms, error)]
         if PACK in properties:
             delivery.properties = {name: value for name, value in properties.items() if name != PACK}
             parcel.open_examples = len(entries)
     opened = []
-    for data, captured_ms in entries:
+    for entry in entries:
+        data, captured_ms = entry[0], entry[1]
         try:
             example_id, source, header, value = split_example(data, header_size)
             opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
         except MalformedMessage as error:
             opened.append(_malformed(parcel, data, captured_ms, error))
+        if len(entry) > packs.UNMARKED:
+            opened[-1].is_url = True
     return opened
 
 
@@ -103,6 +118,7 @@ def _header_size(mark: str) -> int:
 
 
 def _unpacked(payload: bytes, form: str) -> Sequence[packs.Entry]:
-    if form != PACK_FORM:
-        raise MalformedMessage(f"its mark {PACK}={form!r} is none that this version knows: expected {PACK_FORM}")
-    return packs.unpack(payload)
+    if form not in (PACK_FORM, MARKED_PACK_FORM):
+        known = f"{PACK_FORM} or {MARKED_PACK_FORM}"
+        raise MalformedMessage(f"its mark {PACK}={form!r} is none that this version knows: expected {known}")
+    return packs.unpack(payload, is_marked=form == MARKED_PACK_FORM)

@@ -9,6 +9,13 @@ PACK = "edgeserve-pack"
 """Its payload is a pack of examples; the value says in which form."""
 
 PACK_FORM = "1"
+"""Each entry is an example's bytes and its capture time."""
+
+MARKED_PACK_FORM = "2"
+"""The same, and for an example whose payload is a URL a third thing, `packs.URL`."""
+
+URL = "edgeserve-url"
+"""Its example's payload is the URL of the payload, which waits in a store."""
 
 ERROR = "edgeserve-error"
 """On a dead letter: what went wrong."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
-from edgeserve._broker.marks import PACK, PACK_FORM
+from edgeserve._broker.marks import MARKED_PACK_FORM, PACK, PACK_FORM, URL
 from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
@@ -34,6 +34,8 @@ _ENTRY_BYTES = 15
 _FEW_SENDS = 2
 _FEW_EXAMPLES = 4
 _PACK_MARKS = {PACK: PACK_FORM}
+_MARKED_PACK_MARKS = {PACK: MARKED_PACK_FORM}
+_URL_MARKS = {URL: "1"}
 
 MAX_UNCONFIRMED = 4000
 
@@ -56,6 +58,11 @@ class InFlight:
         check_count("max_sends", self.max_sends)
         check_count("max_unconfirmed", self.max_examples)
         check_count("max_bytes", self.max_bytes)
+
+
+def message_of(entry: Entry) -> Message:
+    """An example as a message of its own."""
+    return Message(entry[0], entry[1], None, _URL_MARKS if len(entry) > packs.UNMARKED else {})
 
 
 class _Leaving(Generic[Token]):
@@ -115,6 +122,7 @@ class Outbox(Generic[Token]):
         self._examples = 0
         self._bytes = 0
         self._sent = 0
+        self._sent_bytes = 0
         self._is_draining = False
         self._watchers = 0
         self._is_stopped = False
@@ -126,6 +134,11 @@ class Outbox(Generic[Token]):
     def sent(self) -> int:
         """How many examples were handed over."""
         return self._sent
+
+    @property
+    def sent_bytes(self) -> int:
+        """How many bytes they had."""
+        return self._sent_bytes
 
     @property
     def unconfirmed(self) -> int:
@@ -170,6 +183,7 @@ class Outbox(Generic[Token]):
             self._bytes += size
             self._waiting_bytes += size
             self._sent += 1
+            self._sent_bytes += size
             self._tokens.append(token)
             self._waiting.append(what)
             if not self._may_leave():
@@ -217,6 +231,7 @@ class Outbox(Generic[Token]):
                 self._bytes -= freed
                 self._waiting_bytes -= freed
                 self._sent -= 1
+                self._sent_bytes -= freed
                 dropped.append(self._tokens.popleft())
         return dropped
 
@@ -278,12 +293,13 @@ class Outbox(Generic[Token]):
             return
         entries = cast("list[Entry]", leaving.what)  # a message of its own leaves alone
         if not self._packing:
-            self._producer.send_together([Message(*entry) for entry in entries], confirmed)
+            self._producer.send_together([message_of(entry) for entry in entries], confirmed)
         elif len(entries) == 1:
-            self._producer.send(Message(*first), confirmed)
+            self._producer.send(message_of(first), confirmed)
         else:
-            newest_ms = max([capture_ms for _, capture_ms in entries])
-            self._producer.send(Message(packs.pack(entries), newest_ms, None, _PACK_MARKS), confirmed)
+            marks = _MARKED_PACK_MARKS if max(map(len, entries)) > packs.UNMARKED else _PACK_MARKS
+            newest_ms = max([entry[1] for entry in entries])
+            self._producer.send(Message(packs.pack(entries), newest_ms, None, marks), confirmed)
 
     def _settle(self, settled: _Leaving[Token], error: Exception | None, *, is_own: bool = False) -> None:
         """Count a message out that is stored, or was refused."""
@@ -294,6 +310,7 @@ class Outbox(Generic[Token]):
             self._bytes -= settled.size
             if is_own:
                 self._sent -= 1
+                self._sent_bytes -= settled.size
             if error is not None:
                 self._note_failure(error, count)
             if self._watchers:

@@ -19,7 +19,8 @@ from functools import partial
 from edgeserve._broker.base import Confirmed, Consumer, Delivery, Message, Producer, Share
 from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._broker.connections import ConnectionLease
-from edgeserve._broker.marks import PACK
+from edgeserve._broker.marks import MARKED_PACK_FORM, PACK
+from edgeserve._broker.outbox import message_of
 from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
@@ -200,11 +201,11 @@ class _Forwarder:
                 self._give_up(error, confirmed)
                 return
             # This broker takes less than others: one by one they may fit.
-            entries = packs.unpack(delivery.payload)
+            entries = packs.unpack(delivery.payload, is_marked=delivery.properties[PACK] == MARKED_PACK_FORM)
             together = ConfirmedTogether(len(entries), confirmed)
-            for data, capture_ms in entries:
+            for entry in entries:
                 try:
-                    producer.send(Message(data, capture_ms), together)
+                    producer.send(message_of(entry), together)
                 except PayloadTooLarge as too_large:
                     self._give_up(too_large, together)
 

@@ -17,11 +17,11 @@ def check_ms(name: str, value: object) -> None:
         raise UsageError(f"{name} is {value!r}: expected 0 ms or more")
 
 
-def check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object, least: int = 1) -> None:
     """Check how many of something there may be.
 
     Raises:
-        UsageError: It is no whole number, or less than 1.
+        UsageError: It is no whole number, or less than `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}: expected a whole number, 1 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}: expected a whole number, {least} or more")

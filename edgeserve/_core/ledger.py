@@ -11,8 +11,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgeserve._core.step import Decision, Example, Fate, Parcel
+
+
+@dataclass(frozen=True)
+class FetchStats:
+    """What an operator's fetches did so far.
+
+    Attributes:
+        fetched: Payloads that came over a network.
+        fetched_bytes: Their bytes; of what broke off, those that came.
+        local: Payloads that were there already, on this machine.
+        cache_hits: Uses of a payload that had been fetched before.
+        failed: Payloads that could not be had.
+        deletes_refused: Payloads that a store did not delete when it was asked to.
+        unmoved_bytes: Bytes of payloads whose URLs arrived and which no task has used, as far as the URLs say it.
+        median_ms: Half of the last 1000 fetches took no longer than this; 0 if there were none.
+        p99_ms: 99 in 100 of them took no longer than this.
+    """
+
+    fetched: int = 0
+    fetched_bytes: int = 0
+    local: int = 0
+    cache_hits: int = 0
+    failed: int = 0
+    deletes_refused: int = 0
+    unmoved_bytes: int = 0
+    median_ms: float = 0.0
+    p99_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +54,9 @@ class Stats:
         sent: Examples handed over to be sent.
         unconfirmed: Those of them that the broker has not confirmed yet.
         dead_letters: Inputs that were given up and sent to the dead letters of their topic.
+        received_bytes: Bytes that came through the broker.
+        sent_bytes: Bytes of the examples that were handed over to be sent through it.
+        fetches: What was fetched beside the broker.
     """
 
     received: int = 0
@@ -34,6 +65,9 @@ class Stats:
     sent: int = 0
     unconfirmed: int = 0
     dead_letters: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    fetches: FetchStats = FetchStats()
 
     def __str__(self) -> str:
         fates = "".join(f", {count} {fate.value}" for fate, count in self.fates.items())
@@ -150,12 +184,12 @@ class Ledger:
                     self._settle(example, Fate.SUPERSEDED)
             self._open.clear()
 
-    def stats(self, *, sent: int, unconfirmed: int, dead_letters: int = 0) -> Stats:
-        """The counts of this moment."""
+    def stats(self, **others: Any) -> Stats:
+        """The counts of this moment, beside `others`, which the ledger does not keep."""
         # What is received is counted before its fate, and read after it: so nothing is ever held less than not at all.
         fates = {fate: count for fate, count in self._fates.items() if count}
         received = self._received
-        return Stats(received, received - sum(fates.values()), fates, sent, unconfirmed, dead_letters)
+        return Stats(received, received - sum(fates.values()), fates, **others)
 
 
 def _close(parcel: Parcel, done: list[Parcel]) -> None:

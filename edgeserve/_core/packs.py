@@ -1,7 +1,7 @@
 """Packs: several small examples in one message of the broker's, because a message costs more than its bytes.
 
-A msgpack list of `[example, capture_ms]`, the example being its bytes as message_format lays them out. The message
-that carries it is marked as a pack.
+A msgpack list of `[example, capture_ms]`, the example being its bytes as message_format lays them out; where a payload
+is the URL of the payload itself, `[example, capture_ms, URL]`. The message that carries it is marked as a pack.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ from edgeserve.errors import MalformedMessage
 MAX_EXAMPLES = 500
 MAX_BYTES = 256 * 1024
 
-Entry = tuple[bytes, int]
-"""An example's bytes, and its capture time in ms since the epoch."""
+URL = 1
+"""The mark of an example whose payload is a URL."""
+
+UNMARKED = 2
+"""How long an entry without a mark is."""
+
+Entry = tuple[bytes, int] | tuple[bytes, int, int]
+"""An example's bytes, its capture time in ms since the epoch, and perhaps its mark."""
 
 
 def pack(entries: Iterable[Entry]) -> bytes:
@@ -26,18 +32,21 @@ def pack(entries: Iterable[Entry]) -> bytes:
     return packed
 
 
-def unpack(data: bytes) -> Sequence[Entry]:
-    """Take the examples out again; what their bytes say is not looked at.
+def unpack(data: bytes, *, is_marked: bool = False) -> Sequence[Entry]:
+    """Take the examples out again; what their bytes say is not looked at. `is_marked`: some may have a mark.
 
     Raises:
-        MalformedMessage: The bytes are no list of one to `MAX_EXAMPLES` such pairs.
+        MalformedMessage: The bytes are no list of one to `MAX_EXAMPLES` such entries.
     """
     try:
         entries = msgpack.unpackb(
             data, use_list=False, max_array_len=MAX_EXAMPLES, max_str_len=0, max_map_len=0, max_ext_len=0
         )
         # One call over all examples for each thing to be checked: a loop would cost more than the unpacking.
-        examples, captures_ms = zip(*entries, strict=True)
+        pairs = entries
+        if is_marked:
+            pairs = [entry[:2] if entry[2:] == (URL,) else entry for entry in entries]
+        examples, captures_ms = zip(*pairs, strict=True)
         if set(map(type, examples)) != {bytes} or set(map(type, captures_ms)) != {int}:
             raise ValueError("an entry is not the bytes of an example and its capture time")
         if not 0 < min(captures_ms) <= max(captures_ms) < 1 << 63:

@@ -7,6 +7,7 @@ second an `Outcome`; neither sends, acknowledges or counts anything.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,13 +49,15 @@ class Parcel:
     Attributes:
         delivery: What the broker wants to have back; opaque here.
         open_examples: How many of its examples are not done with.
+        used_urls: The URLs of payloads to be deleted when it is acknowledged; None for none.
     """
 
-    __slots__ = ("delivery", "open_examples")
+    __slots__ = ("delivery", "open_examples", "used_urls")
 
     def __init__(self, delivery: Any, open_examples: int = 1) -> None:
         self.delivery = delivery
         self.open_examples = open_examples
+        self.used_urls: list[str] | None = None
 
 
 class Example:
@@ -70,8 +73,11 @@ class Example:
         parcel: The message it came in; None where there is no broker.
         data: The bytes it came as, for when it has to be given up.
         malformed: Why these bytes are no example, if they are none.
+        is_url: Whether what travelled is the URL of its payload, which waits in a store.
         twins: The messages of further copies, which may be acknowledged when this one may.
         is_decoded: Whether `decode` has run on the value.
+        is_prefetched: Whether fetching its payload was begun ahead.
+        is_fetched: Whether its payload was handed to a task.
         is_used: Whether a join has started a job with it.
         fate: Set once, by the ledger.
         holds: How many reasons there are not to acknowledge it yet.
@@ -79,9 +85,12 @@ class Example:
 
     # Defaults of the class: a step costs microseconds, and setting these would be one of them.
     malformed: str | None = None
+    is_url = False
     arrived_steady_ms = 0.0
     twins: list[Parcel] | None = None
     is_decoded = False
+    is_prefetched = False
+    is_fetched = False
     is_used = False
     fate: Fate | None = None
     holds = 0
@@ -106,6 +115,15 @@ class Example:
 
     def __repr__(self) -> str:
         return f"Example({self.id.hex()[:8]} of {self.source!r}, captured at {self.capture_ms} ms)"
+
+
+_SAID_SIZE = re.compile(rb"[#&]size=(\d{1,15})(?:&|$)")
+
+
+def said_bytes(data: bytes) -> int:
+    """How large the payload is whose URL an example ends with; 0 where the URL does not say."""
+    said = _SAID_SIZE.search(data[-64:])
+    return int(said[1]) if said else 0
 
 
 class Job:
@@ -156,12 +174,22 @@ class Outcome:
         payload: The bytes to send on; None to send nothing.
         output_id: The id of what is sent, 16 bytes.
         capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
+        is_url: Whether the bytes to send are the URL of the payload.
     """
 
-    __slots__ = ("capture_ms", "output_id", "payload", "value")
+    __slots__ = ("capture_ms", "is_url", "output_id", "payload", "value")
 
-    def __init__(self, value: Any, payload: bytes | None = None, output_id: bytes = b"", capture_ms: int = 0) -> None:
+    def __init__(
+        self,
+        value: Any,
+        payload: bytes | None = None,
+        output_id: bytes = b"",
+        capture_ms: int = 0,
+        *,
+        is_url: bool = False,
+    ) -> None:
         self.value = value
         self.payload = payload
         self.output_id = output_id
         self.capture_ms = capture_ms
+        self.is_url = is_url

@@ -13,6 +13,7 @@ import typer
 import edgeserve
 from edgeserve.cli.dead_letters import dead_letters_command
 from edgeserve.cli.demo.command import demo_command
+from edgeserve.cli.ftp import ftp_command
 from edgeserve.cli.topics import topics_command
 from edgeserve.errors import EdgeServeError, UsageError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("demo")(demo_command)
 app.command("topics")(topics_command)
 app.command("dead-letters")(dead_letters_command)
+app.command("ftp")(ftp_command)
 
 
 def _show_version(is_asked: bool) -> None:

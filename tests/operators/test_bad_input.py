@@ -147,13 +147,8 @@ def test_an_option_of_the_nearest_join_out_of_range_is_refused(arguments: dict[s
     [
         (lambda **given: DataSource([], MEMORY, "s", **given), {"log_path": "/tmp"}),
         (lambda **given: DataSource([], MEMORY, "s", **given), {"log_filename": "x"}),
-        (lambda **given: Compute(same, MEMORY, **given), {"ftp": True}),
-        (lambda **given: Compute(same, MEMORY, **given), {"ftp_memory": True}),
-        (lambda **given: Compute(same, MEMORY, **given), {"ftp_delete": True}),
-        (lambda **given: Compute(same, MEMORY, **given), {"local_ftp_path": "/elsewhere"}),
         (lambda **given: Compute(same, MEMORY, **given), {"log_path": "/tmp"}),
         (lambda **given: Compute(same, MEMORY, **given), {"log_verbose": True}),
-        (lambda **given: Materialize(keep, MEMORY, **given), {"ftp": True}),
         (lambda **given: Materialize(keep, MEMORY, **given), {"log_filename": "x"}),
     ],
 )

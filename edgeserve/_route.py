@@ -1,0 +1,168 @@
+"""Lazy data routing as an operator does it: which of its inputs are fetched, when, and what is deleted afterwards."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgeserve._core.checks import check_count
+from edgeserve._core.ledger import FetchStats
+from edgeserve._core.step import Example, Parcel, said_bytes
+from edgeserve.errors import UsageError
+from edgeserve.gates import array_out
+from edgeserve.message_format import whole_bytes
+from edgeserve.routing.fetching import Fetcher, Fetching
+from edgeserve.routing.folder import FolderStore
+from edgeserve.routing.store import PayloadStore, has_store
+from edgeserve.routing.urls import scheme_of
+from edgeserve.util import local_to_global_path
+
+DEFAULT_FTP_PATH = "/srv/ftp/"
+
+
+@dataclass(frozen=True)
+class RoutePolicy:
+    """What the prototype's flags, and the options since, come to.
+
+    Attributes:
+        wants_urls: Whether what is a URL by its looks is fetched, also where its sender did not mark it.
+        in_memory: Whether the task gets the payload's bytes, or the path of a file.
+        deletes: Whether a payload is deleted where it is kept when its example was used.
+        root: The folder of this node's own payloads, and of what is fetched into files.
+        fetching: How payloads are fetched.
+        prefetch: How many payloads are fetched ahead.
+    """
+
+    wants_urls: bool
+    in_memory: bool
+    deletes: bool
+    root: str
+    fetching: Fetching
+    prefetch: int
+
+    @classmethod
+    def from_flags(
+        cls, *, ftp: bool, memory: bool, delete: bool, root: str, fetching: Fetching | None, prefetch: int = 0
+    ) -> RoutePolicy:
+        """Sort an operator's arguments.
+
+        Raises:
+            UsageError: One is none.
+        """
+        if not isinstance(root, str) or not root:
+            raise UsageError(f"local_ftp_path is {root!r}: expected the path of a folder")
+        if fetching is not None and not isinstance(fetching, Fetching):
+            raise UsageError(f"fetching is {fetching!r}: expected a Fetching")
+        if prefetch:
+            check_count("prefetch", prefetch)
+        in_memory = memory or not ftp
+        return cls(ftp, in_memory, delete, root, fetching if fetching is not None else Fetching(), prefetch)
+
+
+class Route:
+    """Fetches what one operator's inputs stand for. Its fetcher is made when the first URL comes."""
+
+    def __init__(self, policy: RoutePolicy) -> None:
+        self.policy = policy
+        self._fetcher: Fetcher | None = None
+        self._used_bytes = 0
+
+    def url_of(self, example: Example) -> str | None:
+        """The URL to fetch for the task, if what the gate has made of the example is one."""
+        if not (example.is_url or self.policy.wants_urls):
+            return None
+        scheme = scheme_of(example.value)
+        if scheme is None or not (example.is_url or has_store(scheme)):
+            return None
+        value = example.value
+        return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+
+    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """The payloads of some URLs, by the parameters that they are for.
+
+        Raises:
+            PayloadUnavailable: One can't be had.
+        """
+        payloads = self._made().fetch(list(wanted.values()))
+        return dict(zip(wanted, payloads, strict=True))
+
+    def used(self, example: Example, url: str) -> None:
+        """Note that a payload was handed to the task."""
+        if not example.is_fetched:
+            example.is_fetched = True
+            self._used_bytes += said_bytes(example.data)
+        if self.policy.deletes and example.parcel is not None:
+            example.parcel.used_urls = [*(example.parcel.used_urls or ()), url]
+
+    def prefetch(self, example: Example) -> None:
+        """Begin to fetch what an example stands for, unless that has begun."""
+        if not example.is_prefetched and (url := self.url_of(example)) is not None:
+            example.is_prefetched = True
+            self._made().prefetch(url)
+
+    def acknowledged(self, parcels: Sequence[Parcel]) -> None:
+        """Have the payloads deleted that were used of these messages, if that was asked for."""
+        for parcel in parcels:
+            for url in parcel.used_urls or ():
+                self._made().delete_later(url)
+
+    def url_here(self, value: Any) -> str | None:
+        """The URL under which this node's FTP server has a file that was fetched for a task; None for anything else."""
+        if self.policy.in_memory or not isinstance(value, str) or not os.path.isfile(value):
+            return None
+        return local_to_global_path(value, self.policy.root)
+
+    def stats(self, announced_bytes: int) -> FetchStats:
+        """What was fetched, and what of `announced_bytes` was not."""
+        fetched = self._fetcher.stats if self._fetcher is not None else FetchStats()
+        return replace(fetched, unmoved_bytes=announced_bytes - self._used_bytes)
+
+    def stop(self) -> None:
+        """Have a fetch that is under way raise."""
+        if self._fetcher is not None:
+            self._fetcher.stop()
+
+    def close(self, timeout_ms: int) -> None:
+        """Carry out the deletes that wait, within a limit, and hang up."""
+        if self._fetcher is not None:
+            self._fetcher.close(timeout_ms)
+
+    def _made(self) -> Fetcher:
+        if self._fetcher is None:
+            policy = self.policy
+            self._fetcher = Fetcher(policy.fetching, policy.root, in_memory=policy.in_memory)
+        return self._fetcher
+
+
+class KeptOutputs:
+    """Outputs that stay on this node, in file mode.
+
+    Args:
+        store: Where they are kept; None for a folder in that of this node's own payloads.
+        policy: The operator's.
+    """
+
+    def __init__(self, store: PayloadStore | None, policy: RoutePolicy) -> None:
+        self._policy = policy
+        self._store = store
+
+    def keep(self, result: Any) -> str:
+        """Keep what a task returned: bytes-like, text (as UTF-8), or an array (as `array_out` writes it). Its URL.
+
+        Raises:
+            UsageError: It is none of these.
+            PayloadNotStored: There is no room for it, perhaps.
+        """
+        if isinstance(result, str):
+            content: Any = result.encode("utf-8")
+        elif hasattr(result, "__array_interface__"):
+            content = array_out(result)
+        else:
+            content = whole_bytes(result, "an output that is kept in a file")
+        if self._store is None:
+            url = f"ftp://{socket.gethostname()}/"
+            self._store = FolderStore(self._policy.root, url, inside="ftp_output", keep=self._policy.fetching.keep)
+        return self._store.put(content)

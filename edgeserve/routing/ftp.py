@@ -1,0 +1,156 @@
+"""Payloads over FTP, from any node that serves some.
+
+Connections are kept open and used again, for greeting, logging in and saying in which form bytes travel take FTP
+several round trips.
+"""
+
+from __future__ import annotations
+
+import ftplib
+import selectors
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from edgeserve.errors import UsageError
+from edgeserve.routing.store import Write
+from edgeserve.routing.urls import PayloadUrl
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_PIECE_BYTES = 256 * 1024
+# Idle connections to one server that are kept.
+_MOST_IDLE = 8
+
+
+class FtpClient:
+    """What another node serves over FTP, as a store that can be read. Logs in as anonymous where the URL has no user.
+
+    Args:
+        url: Any URL of that server.
+        timeout_ms: How long a connection may be silent.
+    """
+
+    def __init__(self, url: PayloadUrl, timeout_ms: float) -> None:
+        self.scheme = url.scheme
+        self._url = url
+        self._timeout_s = timeout_ms / 1000
+        self._lock = threading.Lock()
+        self._idle: list[ftplib.FTP] = []
+        self._is_closed = False
+
+    def put(self, payload: Buffer) -> str:
+        """Raise UsageError: others' stores are only read."""
+        raise UsageError("a store of another node is only read: make a FolderStore for a folder of this node")
+
+    def fetch(self, url: PayloadUrl, write: Write, start: int) -> None:
+        """Read a payload, over a connection of its own while it lasts. See `PayloadStore`."""
+        with self._connection() as ftp:
+            with ftp.transfercmd(f"RETR {_name(url)}", start or None) as data:
+                while piece := data.recv(_PIECE_BYTES):
+                    write(piece)
+                if isinstance(data, ssl.SSLSocket):
+                    with suppress(OSError):
+                        data.unwrap()
+            ftp.voidresp()
+
+    def delete(self, url: PayloadUrl) -> None:
+        """Ask the server to remove a payload. See `PayloadStore`."""
+        with self._connection() as ftp:
+            ftp.delete(_name(url))
+
+    @contextmanager
+    def _connection(self) -> Iterator[ftplib.FTP]:
+        """A connection that is logged in; it is kept if nothing goes wrong with it.
+
+        A kept one may have been ended by a server that has started again since. It is asked before it is used, which
+        costs a round trip only where it has been idle.
+        """
+        with self._lock:
+            ftp = self._idle.pop() if self._idle else None
+        if ftp is not None and not _is_alive(ftp):
+            ftp.close()
+            ftp = None
+        try:
+            if ftp is None:
+                ftp = self._connected()
+            yield ftp
+        except ftplib.error_perm as error:
+            self._keep_or_close(ftp)
+            raise _translated(error) from error
+        except (ftplib.Error, EOFError, ValueError) as error:
+            if ftp is not None:
+                ftp.close()
+            raise ConnectionError(f"the FTP server at {self._url.host}: {error or 'it hung up'}") from error
+        except BaseException:
+            if ftp is not None:
+                ftp.close()
+            raise
+        else:
+            self._keep_or_close(ftp)
+
+    def _keep_or_close(self, ftp: ftplib.FTP | None) -> None:
+        if ftp is None:
+            return
+        with self._lock:
+            if not self._is_closed and len(self._idle) < _MOST_IDLE:
+                self._idle.append(ftp)
+                return
+        ftp.close()
+
+    def _connected(self) -> ftplib.FTP:
+        url = self._url
+        if url.scheme == "ftps":
+            ftp: ftplib.FTP = ftplib.FTP_TLS(context=ssl.create_default_context(), timeout=self._timeout_s)  # noqa: S321
+        else:
+            ftp = ftplib.FTP(timeout=self._timeout_s)  # noqa: S321 - what the URL asks for
+        try:
+            ftp.connect(url.host, url.port or 21)
+            ftp.login(url.user or "anonymous", url.password or ("" if url.user else "edgeserve@"))
+            if isinstance(ftp, ftplib.FTP_TLS):
+                ftp.prot_p()
+            ftp.voidcmd("TYPE I")
+            sock = ftp.sock
+            if sock is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            ftp.close()
+            raise
+        return ftp
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for ftp in idle:
+            ftp.close()
+
+
+def _name(url: PayloadUrl) -> str:
+    # The parser let no control character through; a line break here would be another command.
+    return "/".join(url.path)
+
+
+def _is_alive(ftp: ftplib.FTP) -> bool:
+    """Whether an idle connection has been silent: what a server says unasked is that it hangs up."""
+    with selectors.DefaultSelector() as selector:
+        try:
+            selector.register(ftp.sock, selectors.EVENT_READ)  # type: ignore[arg-type] # it is connected
+            return not selector.select(0)
+        except (ValueError, OSError):
+            return False
+
+
+def _translated(error: ftplib.error_perm) -> OSError:
+    """An answer of the server's, as what it means for a payload."""
+    text = str(error)
+    if text.startswith("550"):
+        # Servers use one number for what is not there and for what may not be had.
+        denied = any(word in text.lower() for word in ("denied", "permission", "not allowed", "privilege"))
+        return PermissionError(text) if denied else FileNotFoundError(text)
+    return PermissionError(text)
