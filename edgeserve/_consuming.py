@@ -32,6 +32,7 @@ from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._ports import Inputs, Outputs, Values
 from edgeserve.errors import EdgeServeError, PayloadTooLarge
+from edgeserve.routing.fetching import Stopped
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
@@ -89,12 +90,12 @@ class Consuming(Operator[T]):
             subscribed = [(str(self._lease.address), topic, inputs.subscription) for topic in inputs.topics]
             claim(subscribed, inputs.work)
             opening.callback(give_back, subscribed, inputs.work)
+            opening.callback(self._close_flushed, values.route)  # last: its deletes follow acknowledgements
             connection = self._lease.connection
             self._inbox = Inbox(
                 connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
             )
             opening.callback(self._inbox.close)
-            opening.callback(self._close_flushed, values.route)  # its deletes follow acknowledgements
             if deduplicate is not None:
                 from edgeserve._served_ids import ServedIds  # and with it SQLite
 
@@ -169,7 +170,8 @@ class Consuming(Operator[T]):
         while len(self._arrivals) <= ahead and self._inbox.fill(0) and self._inbox.tenure == self._tenure:
             self._take_next()
         for example in islice(self._arrivals, 1 + ahead):
-            self._values.route.prefetch(example)
+            if example.fate is None and (self._sources is None or example.source in self._sources):
+                self._values.route.prefetch(example)
 
     def _decide(self, arrival: Example | None) -> T | None:
         now = self._clock.now()
@@ -284,7 +286,11 @@ class Consuming(Operator[T]):
         return self._hand_over(outcome, examples) if outcome is not _UNSERVED else None
 
     def _outcome(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> Outcome:
-        return self._finish(examples, interruptibly(self._call, self._values.arguments(inputs)))
+        arguments = self._values.arguments(inputs)
+        try:
+            return self._finish(examples, interruptibly(self._call, arguments))
+        finally:
+            self._values.route.release()
 
     def _hand_over(self, outcome: Outcome, examples: Sequence[Example]) -> T | None:
         """Send what was made of these examples, and settle them."""
@@ -304,6 +310,8 @@ class Consuming(Operator[T]):
                 self._give_up(examples, error)
                 return None
             self._ledger.settle(examples, Fate.USED)
+            if self._values.route.policy.deletes:
+                self._values.route.used(examples)
             for example in spent:
                 example.value, example.data = None, b""
         else:
@@ -311,6 +319,8 @@ class Consuming(Operator[T]):
                 for example in examples:
                     self._served.add(example.id, self._clock.now().wall_ms)
             self._ledger.settle(examples, Fate.USED)
+            if self._values.route.policy.deletes:
+                self._values.route.used(examples)
             self._release(examples)
         value: T | None = outcome.value
         return value
@@ -330,6 +340,8 @@ class Consuming(Operator[T]):
         Raises:
             Exception: This one, or that of another try, if the step can't go on after it.
         """
+        if isinstance(error, Stopped):
+            return _UNSERVED
         if not self._errors.covers(error):
             raise error
         if self._errors.on_error == "retry":
@@ -405,7 +417,8 @@ class Consuming(Operator[T]):
         if parcels:
             self._inbox.acknowledge(parcels)
             if self._values.route.policy.deletes:
-                self._values.route.acknowledged(parcels)
+                # What another tenure received has gone to others, or comes again.
+                self._values.route.acknowledged([each for each in parcels if each.delivery.tenure == self._tenure])
 
     def _release_all(self, jobs: Sequence[Sequence[Example]]) -> None:
         """What was made from these jobs' examples is stored."""

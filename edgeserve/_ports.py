@@ -95,7 +95,7 @@ class Values:
         values = self.route.fetch(urls) if urls else {}
         for parameter, example in inputs.items():
             if parameter in urls:
-                self.route.used(example, urls[parameter])
+                self.route.handed_out(example, urls[parameter], values[parameter])
                 if self.decode is not None:
                     values[parameter] = interruptibly(self.decode, values[parameter])
                 continue

@@ -89,19 +89,29 @@ class Route:
         payloads = self._made().fetch(list(wanted.values()))
         return dict(zip(wanted, payloads, strict=True))
 
-    def used(self, example: Example, url: str) -> None:
-        """Note that a payload was handed to the task."""
-        if not example.is_fetched:
-            example.is_fetched = True
+    def handed_out(self, example: Example, url: str, payload: Any) -> None:
+        """Note that a payload was given to the task."""
+        if example.fetched_from is None and example.is_url:
             self._used_bytes += said_bytes(example.data)
-        if self.policy.deletes and example.parcel is not None:
-            example.parcel.used_urls = [*(example.parcel.used_urls or ()), url]
+        example.fetched_from = url
+        example.path = payload if isinstance(payload, str) else None
+
+    def used(self, examples: Sequence[Example]) -> None:
+        """Note that a task has used examples, whose payloads may be deleted then, if that was asked for."""
+        for example in examples:
+            if example.fetched_from is not None and example.parcel is not None:
+                example.parcel.used_urls = {*(example.parcel.used_urls or ()), example.fetched_from}
+
+    def release(self) -> None:
+        """Say that the step is over: the files of its inputs may be removed."""
+        if self._fetcher is not None and not self.policy.in_memory:
+            self._fetcher.release()
 
     def prefetch(self, example: Example) -> None:
         """Begin to fetch what an example stands for, unless that has begun."""
         if not example.is_prefetched and (url := self.url_of(example)) is not None:
             example.is_prefetched = True
-            self._made().prefetch(url)
+            self._made().prefetch(url, self.policy.prefetch)
 
     def acknowledged(self, parcels: Sequence[Parcel]) -> None:
         """Have the payloads deleted that were used of these messages, if that was asked for."""
@@ -109,11 +119,12 @@ class Route:
             for url in parcel.used_urls or ():
                 self._made().delete_later(url)
 
-    def url_here(self, value: Any) -> str | None:
-        """The URL under which this node's FTP server has a file that was fetched for a task; None for anything else."""
-        if self.policy.in_memory or not isinstance(value, str) or not os.path.isfile(value):
+    def url_here(self, example: Example) -> str | None:
+        """The URL under which this node's FTP server has an example's payload; None where it has not."""
+        root = os.path.realpath(self.policy.root)
+        if example.path is None or not os.path.realpath(example.path).startswith(f"{root.rstrip(os.sep)}{os.sep}"):
             return None
-        return local_to_global_path(value, self.policy.root)
+        return local_to_global_path(example.path, root)
 
     def stats(self, announced_bytes: int) -> FetchStats:
         """What was fetched, and what of `announced_bytes` was not."""
@@ -146,6 +157,10 @@ class KeptOutputs:
     """
 
     def __init__(self, store: PayloadStore | None, policy: RoutePolicy) -> None:
+        if store is not None and not callable(getattr(store, "put", None)):
+            raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
+        if store is not None and policy.in_memory:
+            raise UsageError("store= is for file mode: give ftp=True without ftp_memory")
         self._policy = policy
         self._store = store
 

@@ -140,7 +140,8 @@ class Compute(Consuming[bytes]):
             raise UsageError(f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(wanted)}")
         self._task = task
         self._output_ids = DerivedIds(op_from)
-        self._outputs = KeptOutputs(store, route) if not route.in_memory else None
+        outputs = KeptOutputs(store, route)
+        self._outputs = outputs if not route.in_memory else None
         self._gate_out = gate_out
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY

@@ -117,10 +117,9 @@ class Materialize(Consuming[T]):
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 
-    def _call(self, arguments: dict[str, Any]) -> T | str:
-        result = self._materialize(arguments[_PARAMETER])
-        url = self._values.route.url_here(arguments[_PARAMETER])
-        return result if url is None else url
+    def _call(self, arguments: dict[str, Any]) -> T:
+        return self._materialize(arguments[_PARAMETER])
 
     def _finish(self, examples: Sequence[Example], result: T) -> Outcome:
-        return Outcome(result)
+        url = self._values.route.url_here(examples[0]) if self._values.route.policy.wants_urls else None
+        return Outcome(result if url is None else url)

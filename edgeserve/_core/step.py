@@ -57,7 +57,7 @@ class Parcel:
     def __init__(self, delivery: Any, open_examples: int = 1) -> None:
         self.delivery = delivery
         self.open_examples = open_examples
-        self.used_urls: list[str] | None = None
+        self.used_urls: set[str] | None = None
 
 
 class Example:
@@ -77,7 +77,8 @@ class Example:
         twins: The messages of further copies, which may be acknowledged when this one may.
         is_decoded: Whether `decode` has run on the value.
         is_prefetched: Whether fetching its payload was begun ahead.
-        is_fetched: Whether its payload was handed to a task.
+        fetched_from: The URL of the payload that was handed to a task; None if none was.
+        path: Where that payload is a file; None if it is none.
         is_used: Whether a join has started a job with it.
         fate: Set once, by the ledger.
         holds: How many reasons there are not to acknowledge it yet.
@@ -90,7 +91,8 @@ class Example:
     twins: list[Parcel] | None = None
     is_decoded = False
     is_prefetched = False
-    is_fetched = False
+    fetched_from: str | None = None
+    path: str | None = None
     is_used = False
     fate: Fate | None = None
     holds = 0

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edgeserve._core.clock import steady_ms
 from edgeserve.errors import UsageError
 from edgeserve.routing.ftp_server import FtpServer
 from edgeserve.routing.retention import Keep, Retention
@@ -70,10 +71,13 @@ def ftp_command(
     ) as server:
         typer.echo(server.url)
         keep = _keep(keep_gib, keep_hours)
-        while not is_over.wait(_TRIM_S):
+        pause_s = _TRIM_S
+        while not is_over.wait(pause_s):
             if keep is not None:
-                retention = Retention(keep)
-                retention.adopt(server.path)
+                started_ms = steady_ms()
+                Retention(keep).adopt(server.path)
+                # Looking through a large folder takes no more than a twentieth of the time.
+                pause_s = max(_TRIM_S, 20 * (steady_ms() - started_ms) / 1000)
 
 
 def _ports(text: str | None) -> range | None:

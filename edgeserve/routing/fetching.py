@@ -6,25 +6,25 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout  # in Python 3.10 not yet the built-in one
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from edgeserve._core.checks import check_count, check_ms
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve._core.ledger import FetchStats
 from edgeserve._interrupts import raise_noted
-from edgeserve.errors import PayloadUnavailable
+from edgeserve.errors import PayloadUnavailable, UsageError
 from edgeserve.routing.deletes import Deletes
-from edgeserve.routing.retention import Keep, Retention
-from edgeserve.routing.store import Stores
+from edgeserve.routing.fetched_files import FetchedFiles
+from edgeserve.routing.retention import Keep
+from edgeserve.routing.store import Stores, is_registered
 from edgeserve.routing.this_host import ThisHost
-from edgeserve.routing.transfer import InFile, InMemory, Target, bring
+from edgeserve.routing.transfer import InMemory, Target, bring, shown
 from edgeserve.routing.urls import PayloadUrl, parse_payload_url
 
 _SLICE_MS = 50
 _MOST_AT_ONCE = 8
+_MOST_AHEAD = 4
 _RECENT = 1000
 # How many fetched files are remembered for another use; they stay on the disk all the same.
 _MOST_FILES = 10_000
@@ -36,8 +36,11 @@ class Fetching:
 
     Attributes:
         hosts: The hosts that it may fetch from; None for all.
+        schemes: The kinds of stores that it may open, beside those that were registered in this process. A store of
+            objects or a Redis is opened with this node's own rights, so that it has to be named here.
         folders: The folders of this machine in which `file://` URLs may lie, beside `local_ftp_path`.
-        logins: User and password by host, for stores that ask for them; they never travel with a message.
+        logins: User and password by store, like `{"ftps://camera-node:2121": ("me", "...")}`; they go to no other, and
+            never travel with a message.
         max_bytes: The largest payload that it fetches.
         cache_bytes: How much of what it fetched into memory it keeps for another use.
         timeout_ms: How long a store may be silent.
@@ -47,6 +50,7 @@ class Fetching:
     """
 
     hosts: Sequence[str] | None = None
+    schemes: Sequence[str] = ("ftp", "ftps", "file")
     folders: Sequence[str] = ()
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     max_bytes: int = 1 << 30
@@ -57,9 +61,35 @@ class Fetching:
     keep: Keep = field(default_factory=Keep)
 
     def __post_init__(self) -> None:
+        for name in ("hosts", "schemes", "folders"):
+            if isinstance(getattr(self, name), (str, bytes)):
+                raise UsageError(f"{name} is {getattr(self, name)!r}: expected a list of them")
         check_count("max_bytes", self.max_bytes)
+        check_count("cache_bytes", self.cache_bytes, least=0)
+        check_count("max_retries", self.max_retries, least=0)
         check_ms("timeout_ms", self.timeout_ms)
         check_ms("retry_interval_ms", self.retry_interval_ms)
+
+    def check_allows(self, url: PayloadUrl) -> None:
+        """Check what a URL says before anything is opened.
+
+        Raises:
+            PayloadUnavailable: It is of another host or scheme, or too large.
+        """
+        if url.scheme not in self.schemes and not is_registered(url.scheme):
+            allowed = ", ".join(self.schemes)
+            raise PayloadUnavailable(
+                url.public, f"its scheme is none of those allowed ({allowed}): Fetching(schemes=...)"
+            )
+        if self.hosts is not None and url.host not in map(str.lower, self.hosts) and url.scheme != "file":
+            raise PayloadUnavailable(url.public, f"its host is none of those allowed, {', '.join(self.hosts)}")
+        if url.size_bytes is not None and url.size_bytes > self.max_bytes:
+            over = f"it is {url.size_bytes:,} bytes, over the limit of {self.max_bytes:,}"
+            raise PayloadUnavailable(url.public, over)
+
+
+class Stopped(Exception):
+    """Nobody waits for a fetch any more: the operator is closed. It says nothing of the payload."""
 
 
 class Fetcher:
@@ -78,14 +108,17 @@ class Fetcher:
         self._this_host = ThisHost(self._root, fetching.folders)
         self._in_memory = in_memory
         self._stores = Stores(fetching.timeout_ms)
-        self._retention = Retention(fetching.keep)
-        self._adopted: set[str] = set()
+        self._files = FetchedFiles(self._root, fetching.keep)
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0
-        self._files: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         self._under_way: dict[str, Future[bytes | str]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        # What was fetched ahead and nobody has asked for yet.
+        self._ahead: OrderedDict[str, Future[bytes | str]] = OrderedDict()
+        # Two pools, so that what is needed later never holds up what is needed now.
+        self._fetching = ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="edgeserve-fetch")
+        self._prefetching = ThreadPoolExecutor(_MOST_AHEAD, thread_name_prefix="edgeserve-prefetch")
         self._deletes = Deletes(self._delete)
         self._counts = dict.fromkeys(("fetched", "fetched_bytes", "local", "cache_hits", "failed"), 0)
         self._took_ms: deque[float] = deque(maxlen=_RECENT)
@@ -104,25 +137,28 @@ class Fetcher:
     def fetch(self, texts: Sequence[str]) -> list[bytes | str]:
         """The payloads of some URLs, in order: those that are missing are fetched all at once.
 
-        In memory they are bytes, else the paths of files.
+        In memory they are bytes, else the paths of files, which are held until `release`.
 
         Raises:
             PayloadUnavailable: One can't be had; what came of the others is kept for the next time.
+            Stopped: Nobody waits any more.
         """
-        with self._lock:
-            known = [self._known(text) for text in texts]
-            self._counts["cache_hits"] += sum(payload is not None for payload in known)
         # In threads also where there is but one, so that whoever waits can be told to stop.
-        missing = [text for text, payload in zip(texts, known, strict=True) if payload is None]
-        under_way = {text: self._in_background(text) for text in missing}
-        return [
-            payload if payload is not None else self._waited_for(under_way[text])
-            for text, payload in zip(texts, known, strict=True)
-        ]
+        begun = [self._begun(text) for text in texts]
+        return [self._waited_for(each) if isinstance(each, Future) else each for each in begun]
 
-    def prefetch(self, text: str) -> None:
-        """Begin to fetch a payload that will be asked for soon. What goes wrong is found again when it is."""
-        self._in_background(text)
+    def prefetch(self, text: str, most: int) -> None:
+        """Begin to fetch a payload that will be asked for soon; `most` such are kept until they are."""
+        with self._lock:
+            if text in self._ahead or self._is_stopped or self._known(text) is not None:
+                return
+            self._ahead[text] = self._under_way.get(text) or self._begin(text, self._prefetching)
+            while len(self._ahead) > most:
+                self._ahead.popitem(last=False)
+
+    def release(self) -> None:
+        """Say that the task is done with the files that it was given."""
+        self._files.release()
 
     def delete_later(self, text: str) -> None:
         """Have a payload deleted where it is kept, by and by; a store that refuses is counted.
@@ -147,50 +183,50 @@ class Fetcher:
         """Carry out the deletes that wait, within a limit, and hang up."""
         self._deletes.close(timeout_ms)
         self.stop()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        self._stores.close()
+        self._stores.close()  # which ends transfers that are under way
+        for pool in (self._fetching, self._prefetching):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._files.release()
 
-    def _in_background(self, text: str) -> Future[bytes | str]:
+    def _begun(self, text: str) -> bytes | str | Future[bytes | str]:
+        """A payload that is here, or whoever brings it."""
+        self.check()
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="edgeserve-fetch")
-        return self._pool.submit(self._get, text)
-
-    def _waited_for(self, other: Future[bytes | str]) -> bytes | str:
-        while True:
-            with suppress(TimeoutError, FutureTimeout):
-                return other.result(_SLICE_MS / 1000)
-            raise_noted()
-            self.check()
-
-    def _get(self, text: str) -> bytes | str:
-        """One payload: from the cache, from whoever fetches it already, or from its store."""
-        with self._lock:
+            ahead = self._ahead.pop(text, None)
+            if ahead is not None:
+                return ahead
             known = self._known(text)
             if known is not None:
                 self._counts["cache_hits"] += 1
                 return known
-            under_way = self._under_way.get(text)
-            if under_way is None:
-                mine: Future[bytes | str] = Future()
-                self._under_way[text] = mine
-        if under_way is not None:
-            return self._waited_for(under_way)
+            return self._under_way.get(text) or self._begin(text, self._fetching)
+
+    def _begin(self, text: str, pool: ThreadPoolExecutor) -> Future[bytes | str]:
+        """Have a payload fetched. With the lock."""
+        future: Future[bytes | str] = Future()
+        self._under_way[text] = future
+        pool.submit(self._run, text, future)
+        return future
+
+    def _run(self, text: str, future: Future[bytes | str]) -> None:
         try:
             payload = self._loaded(text)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             with self._lock:
                 del self._under_way[text]
                 self._counts["failed"] += isinstance(error, PayloadUnavailable)
-            mine.set_exception(error)
-            mine.exception()  # whether anybody waits for it or not
-            raise
+            future.set_exception(error)
+            return
         with self._lock:
             self._remember(text, payload)
             del self._under_way[text]
-        mine.set_result(payload)
-        return payload
+        future.set_result(payload)
+
+    def _waited_for(self, future: Future[bytes | str]) -> bytes | str:
+        while not wait([future], _SLICE_MS / 1000).done:
+            raise_noted()
+            self.check()
+        return future.result()
 
     def _known(self, text: str) -> bytes | str | None:
         """What was fetched before and is still there. With the lock."""
@@ -199,41 +235,43 @@ class Fetcher:
             if payload is not None:
                 self._cache.move_to_end(text)
             return payload
-        path = self._files.get(text)
-        if path is not None and not os.path.isfile(path):
-            del self._files[text]
+        path = self._paths.get(text)
+        if path is not None and not self._files.hold(path):
+            del self._paths[text]
             return None
         return path
 
     def _remember(self, text: str, payload: bytes | str) -> None:
         """Keep it for another use, within the bounds. With the lock."""
         if isinstance(payload, str):
-            self._files[text] = payload
-            if len(self._files) > _MOST_FILES:
-                del self._files[next(iter(self._files))]
+            self._paths[text] = payload
+            if len(self._paths) > _MOST_FILES:
+                del self._paths[next(iter(self._paths))]
             return
         if len(payload) > self._limits.cache_bytes:
             return
+        self._cached_bytes += len(payload) - len(self._cache.pop(text, b""))
         self._cache[text] = payload
-        self._cached_bytes += len(payload)
         while self._cached_bytes > self._limits.cache_bytes:
             self._cached_bytes -= len(self._cache.popitem(last=False)[1])
 
     def _loaded(self, text: str) -> bytes | str:
         url = parse_payload_url(text)
-        limits = self._limits
-        if limits.hosts is not None and url.host not in limits.hosts and url.scheme != "file":
-            raise PayloadUnavailable(url.public, f"its host is none of those allowed, {', '.join(limits.hosts)}")
-        if url.size_bytes is not None and url.size_bytes > limits.max_bytes:
-            over = f"it is {url.size_bytes:,} bytes, over the limit of {limits.max_bytes:,}"
-            raise PayloadUnavailable(url.public, over)
-        here = self._this_host.find(url)
-        if here is not None:
-            return self._read_here(url, here)
-        started_ms = steady_ms()
-        target: Target = InMemory(url, limits.max_bytes) if self._in_memory else self._file_for(url)
+        self._limits.check_allows(url)
         try:
-            bring(url, target, self._stores.of(self._with_login(url)), limits.max_retries, self)
+            here = self._this_host.find(url)
+            return self._read_here(url, here) if here is not None else self._brought(url)
+        except OSError as error:
+            raise PayloadUnavailable(url.public, shown(error)) from error
+
+    def _brought(self, url: PayloadUrl) -> bytes | str:
+        limits = self._limits
+        started_ms = steady_ms()
+        store = self._stores.of(self._with_login(url))
+        target: Target
+        target = InMemory(url, limits.max_bytes) if self._in_memory else self._files.place(url, limits.max_bytes)
+        try:
+            bring(url, target, store, limits.max_retries, self)
             payload = target.result()
         except BaseException:
             target.discard()
@@ -242,14 +280,14 @@ class Fetcher:
             with self._lock:
                 self._counts["fetched_bytes"] += target.size_bytes
         if isinstance(payload, str):
-            self._retention.add(payload, target.size_bytes)
+            self._files.took(payload, target.size_bytes)
         with self._lock:
             self._counts["fetched"] += 1
             self._took_ms.append(steady_ms() - started_ms)
         return payload
 
     def _with_login(self, url: PayloadUrl) -> PayloadUrl:
-        login = self._limits.logins.get(url.host)
+        login = self._limits.logins.get(url.origin)
         return url if login is None or url.user is not None else replace(url, user=login[0], password=login[1])
 
     def _read_here(self, url: PayloadUrl, path: str) -> bytes | str:
@@ -268,39 +306,20 @@ class Fetcher:
             raise PayloadUnavailable(url.public, f"it is {len(payload):,} bytes, and its URL says {url.size_bytes:,}")
         return payload
 
-    def _file_for(self, url: PayloadUrl) -> InFile:
-        """Where a payload goes in file mode: a folder for each host, so that those of two never mix."""
-        port = f"_{url.port}" if url.port is not None else ""
-        folder = os.path.join(self._root, f"{url.host.replace(':', '_')}{port}")
-        with self._lock:
-            is_new = folder not in self._adopted
-            self._adopted.add(folder)
-        if is_new:
-            self._retention.adopt(folder)
-        path = os.path.join(folder, *url.path)
-        inside = os.path.realpath(os.path.dirname(path))
-        if not f"{inside}{os.sep}".startswith(f"{self._root.rstrip(os.sep)}{os.sep}"):
-            raise PayloadUnavailable(url.public, f"a link leads out of {self._root}")
-        try:
-            return InFile(url, self._limits.max_bytes, path)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise PayloadUnavailable(url.public, f"no file can be made for it in {folder}: {why}") from error
-
     def check(self) -> None:
         """Raise if the operator is closed.
 
         Raises:
-            PayloadUnavailable: It is.
+            Stopped: It is.
         """
         if self._is_stopped:
-            raise PayloadUnavailable("", "the operator is closed")
+            raise Stopped
 
     def pause(self) -> None:
         """Wait before a fetch that broke off is tried again.
 
         Raises:
-            PayloadUnavailable: The operator is closed.
+            Stopped: The operator is closed.
         """
         until_ms = steady_ms() + self._limits.retry_interval_ms
         while (left_ms := until_ms - steady_ms()) > 0:

@@ -64,6 +64,8 @@ class FolderStore:
             probe = parse_payload_url(f"{self._url}payload")
         except PayloadUnavailable as error:
             raise UsageError(f"url= and inside= make no URL of a folder: {error.reason}") from error
+        if probe.user is not None or probe.password is not None:
+            raise UsageError("url= has a user or a password, which would travel with every message: leave them out")
         self.scheme = probe.scheme
         self._prefix = probe.path[:-1]
         self._folder = os.path.join(root, inside)
@@ -86,6 +88,7 @@ class FolderStore:
         name = f"{wall_ms():013d}-{next(self._numbers):08d}-{self._run}{_SUFFIX}"
         path = os.path.join(self._folder, name)
         try:
+            os.makedirs(self._folder, exist_ok=True)
             with open(f"{path}{_PART}", "xb") as file:
                 file.write(content)
             os.replace(f"{path}{_PART}", path)

@@ -27,6 +27,10 @@ _PIECE_BYTES = 256 * 1024
 _MOST_IDLE = 8
 
 
+class _StaleConnection(ConnectionError):
+    """A connection that had been idle turned out to be dead."""
+
+
 class FtpClient:
     """What another node serves over FTP, as a store that can be read. Logs in as anonymous where the URL has no user.
 
@@ -41,6 +45,7 @@ class FtpClient:
         self._timeout_s = timeout_ms / 1000
         self._lock = threading.Lock()
         self._idle: list[ftplib.FTP] = []
+        self._busy: set[socket.socket] = set()
         self._is_closed = False
 
     def put(self, payload: Buffer) -> str:
@@ -49,14 +54,36 @@ class FtpClient:
 
     def fetch(self, url: PayloadUrl, write: Write, start: int) -> None:
         """Read a payload, over a connection of its own while it lasts. See `PayloadStore`."""
-        with self._connection() as ftp:
-            with ftp.transfercmd(f"RETR {_name(url)}", start or None) as data:
+        has_begun = False
+
+        def begun(piece: bytes) -> None:
+            nonlocal has_begun
+            has_begun = True
+            write(piece)
+
+        try:
+            with self._connection() as ftp:
+                self._retrieve(ftp, url, begun, start)
+        except _StaleConnection:
+            if has_begun:
+                raise
+            # The server has started again, without a word to those who were idle; so all others are as dead.
+            self._hang_up()
+            with self._connection() as ftp:
+                self._retrieve(ftp, url, write, start)
+
+    def _retrieve(self, ftp: ftplib.FTP, url: PayloadUrl, write: Write, start: int) -> None:
+        with ftp.transfercmd(f"RETR {_name(url)}", start or None) as data:
+            self._busy.add(data)
+            try:
                 while piece := data.recv(_PIECE_BYTES):
                     write(piece)
-                if isinstance(data, ssl.SSLSocket):
-                    with suppress(OSError):
-                        data.unwrap()
-            ftp.voidresp()
+            finally:
+                self._busy.discard(data)
+            if isinstance(data, ssl.SSLSocket):
+                with suppress(OSError):
+                    data.unwrap()
+        ftp.voidresp()
 
     def delete(self, url: PayloadUrl) -> None:
         """Ask the server to remove a payload. See `PayloadStore`."""
@@ -65,39 +92,35 @@ class FtpClient:
 
     @contextmanager
     def _connection(self) -> Iterator[ftplib.FTP]:
-        """A connection that is logged in; it is kept if nothing goes wrong with it.
-
-        A kept one may have been ended by a server that has started again since. It is asked before it is used, which
-        costs a round trip only where it has been idle.
-        """
-        with self._lock:
-            ftp = self._idle.pop() if self._idle else None
-        if ftp is not None and not _is_alive(ftp):
-            ftp.close()
-            ftp = None
+        """A connection that is logged in; it is kept if nothing goes wrong with it."""
+        ftp = self._idle_one()
+        failure = _StaleConnection if ftp is not None else ConnectionError
+        is_well = False
         try:
             if ftp is None:
                 ftp = self._connected()
             yield ftp
+            is_well = True
         except ftplib.error_perm as error:
-            self._keep_or_close(ftp)
+            is_well = str(error).startswith("550")
             raise _translated(error) from error
-        except (ftplib.Error, EOFError, ValueError) as error:
+        except (ftplib.Error, EOFError, ValueError, ConnectionError, TimeoutError) as error:
+            raise failure(f"the FTP server at {self._url.host}: {error or 'it hung up'}") from error
+        finally:
             if ftp is not None:
-                ftp.close()
-            raise ConnectionError(f"the FTP server at {self._url.host}: {error or 'it hung up'}") from error
-        except BaseException:
-            if ftp is not None:
-                ftp.close()
-            raise
-        else:
-            self._keep_or_close(ftp)
+                self._keep_or_close(ftp, is_well=is_well)
 
-    def _keep_or_close(self, ftp: ftplib.FTP | None) -> None:
-        if ftp is None:
-            return
+    def _idle_one(self) -> ftplib.FTP | None:
         with self._lock:
-            if not self._is_closed and len(self._idle) < _MOST_IDLE:
+            ftp = self._idle.pop() if self._idle else None
+        if ftp is not None and not _is_alive(ftp):
+            ftp.close()
+            return None
+        return ftp
+
+    def _keep_or_close(self, ftp: ftplib.FTP, *, is_well: bool) -> None:
+        with self._lock:
+            if is_well and not self._is_closed and len(self._idle) < _MOST_IDLE:
                 self._idle.append(ftp)
                 return
         ftp.close()
@@ -123,9 +146,15 @@ class FtpClient:
         return ftp
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, also where a transfer is under way: nobody waits for it any more."""
+        self._is_closed = True
+        self._hang_up()
+        for sock in list(self._busy):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _hang_up(self) -> None:
         with self._lock:
-            self._is_closed = True
             idle, self._idle = self._idle, []
         for ftp in idle:
             ftp.close()

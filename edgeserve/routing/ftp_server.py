@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ _SLICE_S = 0.1
 _END_S = 5.0
 _IDLE_S = 300
 _MOST_CONNECTIONS = 512
+_ANY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 class FtpServer:
@@ -32,7 +34,8 @@ class FtpServer:
         path: The folder; it is made where there is none.
         host: The address that it listens on; "0.0.0.0" for all.
         port: Its port; 0 for any that is free.
-        name: The name under which others reach this node, for URLs; None for `host`.
+        name: The name under which others reach this node, for URLs; None for `host`, or the machine's name where that
+            is all addresses.
         passive_ports: The ports that data connections use; None for any.
         user: Who may log in, with `password`; None for anybody (anonymous).
         password: Their password.
@@ -75,7 +78,7 @@ class FtpServer:
         self._server.max_cons = _MOST_CONNECTIONS
         self.port: int = self._server.address[1]
         """The port that it listens on."""
-        shown = name if name is not None else host
+        shown = name if name is not None else socket.gethostname() if host in _ANY_ADDRESS else host
         bracketed = f"[{shown}]" if ":" in shown else shown
         self.url = f"{'ftps' if certificate is not None else 'ftp'}://{bracketed}:{self.port}/"
         """Where others find the folder, without credentials."""
@@ -130,6 +133,9 @@ def _handler(
             file = super().open(filename, mode)
             hold(file.fileno())
             return file
+
+        def rmdir(self, path: str) -> None:
+            raise filesystems.FilesystemError("Folders stay.")
 
     authorizer = authorizers.DummyAuthorizer()
     permissions = "elrd" if allow_delete else "elr"

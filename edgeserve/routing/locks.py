@@ -15,6 +15,23 @@ def hold(file_number: int) -> None:
         fcntl.flock(file_number, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
+def held_open(path: str) -> int | None:
+    """Open a file and hold it until the number that this returns is closed; None where there is none."""
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        hold(number)
+    except OSError:  # it is being removed
+        os.close(number)
+        return None
+    if not os.path.exists(path):  # it was, just before it was held
+        os.close(number)
+        return None
+    return number
+
+
 def remove_unless_held(path: str) -> bool:
     """Remove a file that nobody holds. Whether it is gone.
 
@@ -25,7 +42,7 @@ def remove_unless_held(path: str) -> bool:
         if sys.platform == "win32":
             os.remove(path)
             return True
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return True
     except PermissionError:

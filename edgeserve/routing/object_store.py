@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -10,6 +12,7 @@ import xxhash
 from edgeserve._extras import require
 from edgeserve.errors import PayloadNotStored
 from edgeserve.routing.store import Write
+from edgeserve.routing.transfer import shown
 from edgeserve.routing.urls import PayloadUrl, parse_payload_url, written
 
 if TYPE_CHECKING:
@@ -41,24 +44,41 @@ class ObjectStore:
         url = written(self._base, [secrets.token_hex(12)], len(content), xxhash.xxh3_64_hexdigest(content))
         try:
             self._files.pipe_file(_key(parse_payload_url(url)), bytes(content))
-        except OSError as error:
+        except Exception as error:  # whatever that package raises
             what = f"a payload of {len(content):,} bytes could not be kept in {self._base}"
-            raise PayloadNotStored(f"{what}: {error}") from error
+            raise PayloadNotStored(f"{what}: {shown(error)}") from error
         return url
 
     def fetch(self, url: PayloadUrl, write: Write, start: int) -> None:
         """Read a payload. See `PayloadStore`."""
-        with self._files.open(_key(url), "rb") as file:
+        with _translated():
+            opened = self._files.open(_key(url), "rb")
+        with opened as file:
             file.seek(start)
-            while piece := file.read(_PIECE_BYTES):
+            while True:
+                with _translated():
+                    piece = file.read(_PIECE_BYTES)
+                if not piece:
+                    return
                 write(piece)
 
     def delete(self, url: PayloadUrl) -> None:
         """Remove a payload. See `PayloadStore`."""
-        self._files.rm_file(_key(url))
+        with _translated():
+            self._files.rm_file(_key(url))
 
     def close(self) -> None:
         """Do nothing: fsspec keeps its connections for all who ask."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # errors of the store's own package
+        raise ConnectionError(shown(error)) from error
 
 
 def _key(url: PayloadUrl) -> str:

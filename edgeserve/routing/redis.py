@@ -12,6 +12,7 @@ import xxhash
 from edgeserve._extras import require
 from edgeserve.errors import PayloadNotStored
 from edgeserve.routing.store import Write
+from edgeserve.routing.transfer import shown
 from edgeserve.routing.urls import PayloadUrl, parse_payload_url, written
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ class RedisStore:
         try:
             self._client.set(f"{self._prefix}/{name}", bytes(content), px=self._max_age_ms)
         except self._errors as error:
-            raise PayloadNotStored(
-                f"a payload of {len(content):,} bytes could not be kept in {self._base}: {error}"
-            ) from error
+            what = f"a payload of {len(content):,} bytes could not be kept in {self._base}"
+            raise PayloadNotStored(f"{what}: {shown(error)}") from error
         return written(self._base, [name], len(content), xxhash.xxh3_64_hexdigest(content))
 
     def fetch(self, url: PayloadUrl, write: Write, start: int) -> None:
@@ -87,4 +87,4 @@ class RedisStore:
         try:
             yield
         except self._errors as error:
-            raise ConnectionError(str(error)) from error
+            raise ConnectionError(shown(error)) from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Retention:
     def __init__(self, keep: Keep) -> None:
         self._keep = keep
         self._lock = threading.Lock()
-        self._files: deque[_File] = deque()
+        self._files: dict[str, _File] = {}  # the oldest first
         self._bytes = 0
         self.removed = 0
         """How many files were removed."""
@@ -55,44 +55,49 @@ class Retention:
     def add(self, path: str, size_bytes: int) -> None:
         """Take on a file that was just written, and remove others for it if need be."""
         with self._lock:
-            self._files.append(_File(wall_ms(), size_bytes, path))
+            self._forget(path)
+            self._files[path] = _File(wall_ms(), size_bytes, path)
             self._bytes += size_bytes
         self.trim()
 
-    def adopt(self, folder: str, suffix: str = "") -> None:
-        """Take on the files that an earlier run left in a folder, those whose names end so."""
+    def adopt(self, folder: str, suffix: str = "", exclude: str = "") -> None:
+        """Take on the files that an earlier run left in a folder: those whose names end so, but for one name."""
         found = []
         for inside, _, names in os.walk(folder):
-            for name in [name for name in names if name.endswith(suffix)]:
+            for name in [name for name in names if name.endswith(suffix) and name != exclude]:
                 path = os.path.join(inside, name)
                 with suppress(OSError):
                     status = os.lstat(path)
-                    found.append(_File(int(status.st_mtime * 1000), status.st_size, path))
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(_File(int(status.st_mtime * 1000), status.st_size, path))
         with self._lock:
-            self._files = deque(sorted([*self._files, *found]))
-            self._bytes += sum(file.size_bytes for file in found)
+            new = [file for file in found if file.path not in self._files]
+            self._files = {file.path: file for file in sorted([*self._files.values(), *new])}
+            self._bytes += sum(file.size_bytes for file in new)
         self.trim()
 
     def trim(self) -> None:
         """Remove what is too old, or too much; what is held stays until the next time."""
         oldest_ms = wall_ms() - self._keep.max_age_ms
-        held: list[_File] = []
         with self._lock:
-            while self._files:
+            held = 0
+            for file in list(self._files.values()):
                 # The newest stays, however large it is, and whatever else is held.
-                is_too_much = self._bytes > self._keep.max_bytes and len(self._files) > 1
-                if not is_too_much and self._files[0].written_ms >= oldest_ms:
+                is_too_much = self._bytes > self._keep.max_bytes and len(self._files) - held > 1
+                if held == _MOST_HELD or not (is_too_much or file.written_ms < oldest_ms):
                     break
-                file = self._files.popleft()
                 try:
                     is_gone = remove_unless_held(file.path)
                 except OSError:
-                    is_gone = True  # it is none of ours any more
+                    self._forget(file.path)  # it can't be removed, and is none of ours then
+                    continue
                 if is_gone:
-                    self._bytes -= file.size_bytes
+                    self._forget(file.path)
                     self.removed += 1
                 else:
-                    held.append(file)
-                    if len(held) == _MOST_HELD:
-                        break
-            self._files.extendleft(reversed(held))
+                    held += 1
+
+    def _forget(self, path: str) -> None:
+        file = self._files.pop(path, None)
+        if file is not None:
+            self._bytes -= file.size_bytes

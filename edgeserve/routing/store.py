@@ -84,6 +84,11 @@ def register_store(scheme: str, open_store: OpenStore) -> None:
     _openers[scheme] = open_store
 
 
+def is_registered(scheme: str) -> bool:
+    """Whether a store of the user's own opens URLs of this scheme."""
+    return scheme in _openers
+
+
 def has_store(scheme: str | None) -> bool:
     """Whether URLs of this scheme can be opened."""
     return scheme in _openers or scheme in _OWN or scheme == "file"
@@ -112,15 +117,19 @@ class Stores:
             PayloadUnavailable: No store is registered for its scheme.
             MissingExtra: The store needs a package that is not installed.
         """
-        with self._lock:
-            store = self._open.get(url.store)
-            if store is None:
-                opener = _opener(url.scheme)
-                if opener is None:
-                    known = ", ".join(sorted({*_OWN, *_openers, "file"}))
-                    raise PayloadUnavailable(url.public, f"no store is registered for its scheme; there are {known}")
-                store = self._open[url.store] = opener(url, self._timeout_ms)
+        store = self._open.get(url.store)
+        if store is not None:
             return store
+        opener = _opener(url.scheme)
+        if opener is None:
+            known = ", ".join(sorted({*_OWN, *_openers, "file"}))
+            raise PayloadUnavailable(url.public, f"no store is registered for its scheme; there are {known}")
+        made = opener(url, self._timeout_ms)  # without the lock, for it may wait
+        with self._lock:
+            store = self._open.setdefault(url.store, made)
+        if store is not made:
+            made.close()
+        return store
 
     def close(self) -> None:
         """Close them all."""

@@ -44,26 +44,37 @@ class ThisHost:
         if url.size_bytes is None:
             # Without a size to compare, another server of this machine may mean another file.
             return found if url.port in _FTP_PORTS else None
-        return found if os.path.getsize(found) == url.size_bytes else None
+        return found if _size_bytes(found) == url.size_bytes else None
 
     def _of_file_url(self, url: PayloadUrl) -> str:
         for folder in self._folders:
             inside = os.path.relpath(os.path.join(os.sep, *url.path), folder).split(os.sep)
             found = find_inside(folder, inside) if inside[0] != os.pardir else None
-            if found is not None:
+            if found is not None and url.size_bytes in (None, _size_bytes(found)):
                 return found
         raise PayloadUnavailable(
             url.public,
-            f"it is not there, or in none of the folders that may be read ({', '.join(self._folders)}): "
-            "Fetching(folders=...) names others",
+            f"it is not there as its URL says, or in none of the folders that may be read, {', '.join(self._folders)} "
+            "(Fetching(folders=...) names others)",
         )
 
 
-@lru_cache(maxsize=256)
+def _size_bytes(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # retention was faster
+        return None
+
+
 def is_this_host(host: str) -> bool:
-    """Whether a name or an address is this machine's."""
-    if host in ("localhost", "127.0.0.1", "::1", socket.gethostname()):
-        return True
+    """Whether a name, in lower case, or an address is this machine's."""
+    return host in ("localhost", "127.0.0.1", "::1") or host in _own_names()
+
+
+@lru_cache(maxsize=1)
+def _own_names() -> frozenset[str]:
+    name = socket.gethostname()
+    found = {name.lower(), socket.getfqdn().lower()}
     with suppress(OSError):
-        return host in socket.gethostbyname_ex(socket.gethostname())[2]
-    return False
+        found.update(str(entry[4][0]) for entry in socket.getaddrinfo(name, None))
+    return frozenset(found)

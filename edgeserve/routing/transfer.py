@@ -133,7 +133,8 @@ class InFile(Target):
 
     def discard(self) -> None:
         """Remove what there is of the file."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written is written once more, in vain
+            self._file.close()
         with suppress(OSError):
             os.remove(self._part)
 
@@ -164,6 +165,8 @@ def bring(url: PayloadUrl, target: Target, store: PayloadStore, max_retries: int
     while True:
         start = target.size_bytes
         why = _fetched(url, store, write, start)
+        if why is not None and url.checksum is not None and not target.is_short and target.is_right:
+            return  # it broke off after the last byte
         if why is None and target.is_short:
             why = f"{target.size_bytes:,} bytes came of the {url.size_bytes:,} that its URL says"
         if why is None:

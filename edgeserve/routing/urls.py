@@ -21,7 +21,9 @@ _MAX_SEGMENTS = 32
 _MAX_SEGMENT_BYTES = 255  # what file systems take
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://")
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+# Names and addresses; a host's name becomes that of a folder, too.
+_LABEL = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*|(?=.*:)[0-9a-f:.]+")
 _CHECKSUM = re.compile(r"[0-9a-f]{16}")
 
 
@@ -60,6 +62,11 @@ class PayloadUrl:
         return f"{self.scheme}://{host}{port}/{quote('/'.join(self.path))}"
 
     @property
+    def origin(self) -> str:
+        """Where it is kept: scheme, host and port."""
+        return self.public[: -len(quote("/".join(self.path))) - 1]
+
+    @property
     def store(self) -> tuple[str, str, int | None, str | None, str | None]:
         """What tells one store from another."""
         return (self.scheme, self.host, self.port, self.user, self.password)
@@ -86,8 +93,10 @@ def parse_payload_url(text: str | bytes) -> PayloadUrl:
             raise PayloadUnavailable(redacted(repr(text[:100])), "it is not UTF-8") from error
     try:
         return _parsed(text)
+    except UnicodeDecodeError:
+        raise PayloadUnavailable(redacted(text), "a part of it is not UTF-8") from None
     except ValueError as error:
-        raise PayloadUnavailable(redacted(text), str(error)) from error
+        raise PayloadUnavailable(redacted(text), str(error)) from None
 
 
 def redacted(text: str) -> str:
@@ -110,19 +119,22 @@ def _parsed(text: str) -> PayloadUrl:
     scheme = scheme_of(text)
     if scheme is None:
         raise ValueError("it has no scheme")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("its host or its port is none") from None  # what it says may quote a password
     if "?" in text.partition("#")[0]:
         raise ValueError("it has a query; a question mark in a name is written %3F")
     if parts.netloc.count("@") > 1:
         raise ValueError("its host has more than one @; those of a password are written %40")
-    host = parts.hostname or ""
     if host and not _HOST.fullmatch(host):
         raise ValueError("its host is no name or address")
     if bool(host) is (scheme == "file") or (parts.netloc and not host):
         raise ValueError("it names no host" if scheme != "file" else "a file of this machine has no host")
     user, password = (_decoded(part) if part is not None else None for part in (parts.username, parts.password))
     size_bytes, checksum = _said(parts.fragment)
-    return PayloadUrl(scheme, host, _path(parts.path), parts.port, user, password, size_bytes, checksum)
+    return PayloadUrl(scheme, host, _path(parts.path), port, user, password, size_bytes, checksum)
 
 
 def _path(text: str) -> tuple[str, ...]:

@@ -185,7 +185,8 @@ def test_a_block_that_needs_apache_pulsar_does_what_it_says(block: Block, page: 
 
 def test_every_example_is_shown_on_a_page() -> None:
     shown = {block.title for block in ALL if block.language == "python"}
-    assert {example.name for example in (REPOSITORY / "examples").glob("*.py")} <= shown
+    # The longer ones are too long for a page.
+    assert {example.name for example in (REPOSITORY / "examples").glob("*.py")} - {"two_cameras.py"} <= shown
 
 
 def test_every_relative_link_of_the_pages_outside_docs_leads_somewhere() -> None:

@@ -33,6 +33,7 @@ class Scripts:
 
     def __init__(self, folder: Path, home: Path, stack: ExitStack) -> None:
         self._folder = folder
+        self._working_folder = home.parent
         self._environment = {**os.environ, "EDGESERVE_HOME": str(home), "PYTHONIOENCODING": "utf-8"}
         self._stack = stack
 
@@ -40,6 +41,7 @@ class Scripts:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", str(self._folder / name), *arguments],
             env=self._environment,
+            cwd=self._working_folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -90,8 +92,23 @@ def test_scripts_that_start_after_the_sensor_has_ended_get_everything(scripts: S
     assert ended(act) == (0, "", "")
 
 
+def test_two_cameras_give_the_same_picture_whichever_way_their_frames_travel(scripts: Scripts, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    pytest.importorskip("pyftpdlib.exceptions")
+    pictures, beside = [], []
+    for way in ("lazy", "eager"):
+        script = scripts.start("two_cameras.py", way, f"local://{tmp_path / way}")
+        said, talk = script.communicate(timeout=60)
+        assert (script.returncode, talk) == (0, "")
+        assert said.startswith("60 pictures")
+        beside.append(int(said.split()[-3].replace(",", "")))
+        pictures.append((tmp_path / "tracks.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert beside == [120 * (640 * 360 * 3 + 128), 0]
+
+
 def test_the_same_scripts_run_at_any_broker_by_its_address(broker: str, topic: str, tmp_path: Path) -> None:
-    for example in EXAMPLES.glob("*.py"):
+    for example in (EXAMPLES / name for name in ("act.py", "predict.py", "sensor.py")):
         code = example.read_text(encoding="utf-8")
         for name in ("room", "comfort"):  # topics that no earlier run has used
             code = code.replace(f'"{name}"', f'"{topic}-{name}"')

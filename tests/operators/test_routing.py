@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgeserve.gates import array_in
 from edgeserve.routing import Fetching, FolderStore, FtpServer, Keep
 from tests.broker.workers import until
 from tests.operators.conftest import Wire
+from tests.routing.bad_ftp import BadFtp, nothing_ever
 
 FRAME_BYTES = 50_000
 
@@ -122,7 +124,7 @@ def test_a_join_of_two_cameras_whose_files_have_the_same_names_mixes_nothing_up(
             topic_out=wire.dst,
             no_overlap=no_overlap,
             max_time_diff_ms=0,
-            store=FolderStore(tmp_path / "out", "ftp://127.0.0.1:1/"),
+            store=None if in_memory else FolderStore(tmp_path / "out", "ftp://127.0.0.1:1/"),
         ) as compute:
             outputs = [out for _ in range(30) if (out := next(compute))]
             assert compute.stats.fates == {Fate.USED: 30}
@@ -315,9 +317,59 @@ def test_an_old_payload_makes_room_on_the_node_that_fetched_it(
     assert [Path(path).exists() for path in paths] == [False] * 3 + [True] * 2
 
 
+@pytest.mark.parametrize("on_error", ["dead_letter", "skip"])
+def test_only_what_was_used_is_deleted(
+    broker: str, wire: Wire, camera: FtpServer, served: Path, here: str, on_error: Any
+) -> None:
+    send(broker, wire.src, camera, frames(3), packing=False)
+
+    def fail_in_the_middle(cam: bytes) -> str:
+        if number_of(cam) == "1":
+            raise ZeroDivisionError
+        return number_of(cam)
+
+    options: dict[str, Any] = {"topic_in": wire.src, "topic_out": wire.dst, "local_ftp_path": here}
+    with Compute(fail_in_the_middle, broker, ftp_delete=True, on_error=on_error, **options) as compute:
+        assert [next(compute) for _ in range(3)] == [b"0", None, b"2"]
+    (left,) = served.rglob("*.payload")
+    assert left.read_bytes()[:4] == (1).to_bytes(4, "big"), "put back, it can be served"
+
+
+@pytest.mark.parametrize("on_error", ["raise", "dead_letter", "skip"])
+def test_closing_during_a_fetch_gives_nothing_up(broker: str, wire: Wire, here: str, on_error: Any) -> None:
+    with BadFtp(b"", nothing_ever) as bad:
+        wire.send("cam", f"ftp://127.0.0.1:{bad.port}/x".encode())
+        options: dict[str, Any] = {"topic_in": wire.src, "topic_out": wire.dst, "local_ftp_path": here, "ftp": True}
+        compute = Compute(number_of, broker, on_error=on_error, close_timeout_ms=200, ftp_memory=True, **options)
+        with ThreadPoolExecutor(1) as pool:
+            step = pool.submit(next, compute, None)
+            until(lambda: bad.starts, "it is under way")
+            compute.close()
+            assert step.result(10) is None
+        assert compute.stats.fates == {}
+    with Compute(
+        lambda cam: str(cam), broker, topic_in=wire.src, topic_out=wire.dst, idle_timeout_ms=10_000
+    ) as successor:
+        assert next(successor), "it came again"
+
+
+def test_a_sink_in_file_mode_returns_what_its_function_did_where_there_is_no_url(
+    broker: str, wire: Wire, tmp_path: Path, here: str
+) -> None:
+    store = FolderStore(tmp_path / "shared")
+    wire.send("cam", store.put(b"frame").encode())
+    wire.send("cam", b"no url")
+    fetching = Fetching(folders=[str(tmp_path / "shared")])
+    with Materialize(len, broker, ftp=True, local_ftp_path=here, topic=wire.src, fetching=fetching) as sink:
+        assert next(sink) > 10
+        assert next(sink) == 6
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"store": "folder"}, "expected a store"),
+        ({"store": FolderStore("/tmp")}, "file mode"),
         ({"local_ftp_path": ""}, "local_ftp_path"),
         ({"fetching": 3}, "expected a Fetching"),
         ({"prefetch": -1}, "prefetch"),

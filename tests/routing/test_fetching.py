@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +14,11 @@ import xxhash
 
 from edgeserve import PayloadUnavailable, UsageError
 from edgeserve.routing import Fetching, FolderStore, FtpServer, Keep, PayloadUrl, register_store
-from edgeserve.routing.fetching import Fetcher
+from edgeserve.routing.fetching import Fetcher, Stopped
+from edgeserve.routing.ftp import FtpClient
 from edgeserve.routing.locks import hold
 from edgeserve.routing.store import Write
+from edgeserve.routing.urls import parse_payload_url
 from tests.broker.workers import until
 from tests.routing.bad_ftp import BadFtp, all_of_it, nothing_ever, other_bytes, the_first, without_end
 
@@ -120,10 +123,10 @@ def test_all_that_is_missing_is_fetched_at_once(fetcher: MakeFetcher) -> None:
 
 def test_a_payload_that_is_fetched_ahead_is_there_when_it_is_asked_for(server: FtpServer, fetcher: MakeFetcher) -> None:
     url, ahead = server.store().put(PAYLOAD), fetcher()
-    ahead.prefetch(url)
+    ahead.prefetch(url, 4)
     until(lambda: ahead.stats.fetched == 1, "it is there")
     assert ahead.fetch([url]) == [PAYLOAD]
-    assert (ahead.stats.fetched, ahead.stats.cache_hits) == (1, 1)
+    assert (ahead.stats.fetched, ahead.stats.cache_hits) == (1, 0)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -161,7 +164,7 @@ def test_a_server_that_misbehaves_makes_a_payload_unavailable_and_leaves_nothing
             bad._misdeeds.append(the_first(0))
         assert reason in why(fetcher(fetching, in_memory=False), url)
         assert reason in why(fetcher(fetching), url) or reason.startswith("10")
-    assert [path for path in here.rglob("*") if path.is_file()] == []
+    assert [path for path in here.rglob("*") if path.is_file() and path.name != ".edgeserve-fetched"] == []
 
 
 def test_what_is_gone_or_too_large_or_not_allowed_says_so(server: FtpServer, fetcher: MakeFetcher) -> None:
@@ -170,7 +173,9 @@ def test_what_is_gone_or_too_large_or_not_allowed_says_so(server: FtpServer, fet
     assert "over the limit of 1,000" in why(fetcher(Fetching(max_bytes=1000)), url)
     assert "more of it than 1,000 bytes" in why(fetcher(Fetching(max_bytes=1000)), url.partition("#")[0])
     assert "none of those allowed, node-1" in why(fetcher(Fetching(hosts=["node-1"])), url)
-    assert "no store is registered" in why(fetcher(), "gopher://node-1/x")
+    assert "its scheme is none of those allowed" in why(fetcher(), "gopher://node-1/x")
+    assert "no store is registered" in why(fetcher(Fetching(schemes=["gopher"])), "gopher://node-1/x")
+    assert "its scheme is none of those allowed" in why(fetcher(), "s3://bucket/x")
     assert fetcher(Fetching(hosts=["127.0.0.1"])).fetch([url]) == [PAYLOAD]
 
 
@@ -248,7 +253,7 @@ def test_closing_ends_a_fetch_that_waits(fetcher: MakeFetcher) -> None:
         asked = pool.submit(one.fetch, [url_at(bad.port)])
         until(lambda: bad.starts, "it is under way")
         one.stop()
-        with pytest.raises(PayloadUnavailable, match="closed"):
+        with pytest.raises(Stopped):
             asked.result(10)
 
 
@@ -258,7 +263,7 @@ def test_a_password_is_taken_from_the_logins_and_shown_to_nobody(served: Path, f
         assert "se cret" not in url
         reason = why(fetcher(Fetching(max_retries=0)), url)
         assert "refuses" in reason
-        logins = Fetching(logins={"127.0.0.1": ("me", "se cret")})
+        logins = Fetching(logins={f"ftp://127.0.0.1:{server.port}": ("me", "se cret")})
         assert "se cret" not in repr(logins)
         assert fetcher(logins).fetch([url]) == [PAYLOAD]
         wrong = url.replace("//", "//me:guess-4711@")
@@ -282,11 +287,85 @@ def test_what_was_fetched_into_files_is_kept_within_bounds_but_never_taken_from_
 ) -> None:
     store = server.store()
     one = fetcher(Fetching(keep=Keep(max_bytes=2 * len(PAYLOAD))), in_memory=False)
-    paths = [Path(str(one.fetch([store.put(PAYLOAD)])[0])) for _ in range(2)]
+
+    def fetched(count: int) -> list[Path]:
+        return [Path(str(path)) for path in one.fetch([store.put(PAYLOAD) for _ in range(count)])]
+
+    paths = fetched(3)
+    assert all(path.exists() for path in paths), "a task may be using them"
+    one.release()
     with paths[0].open("rb") as read:
         hold(read.fileno())
-        paths += [Path(str(one.fetch([store.put(PAYLOAD)])[0])) for _ in range(2)]
+        paths += fetched(1)
         assert [path.exists() for path in paths] == [True, False, False, True]
+
+
+def test_no_url_reaches_what_lies_beside_the_fetched_files(tmp_path: Path, here: Path, fetcher: MakeFetcher) -> None:
+    own = [tmp_path / "precious.db", here / "cam-1" / "1.payload"]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PAYLOAD)
+        os.utime(path, (1, 1))
+    fetching = Fetching(keep=Keep(max_bytes=1, max_age_ms=1), timeout_ms=100, max_retries=0)
+    for host in ("..", ".", "cam-1", "CAM-1", "a..b", "-", "_"):
+        why(fetcher(fetching, in_memory=False), f"ftp://{host}/1.payload")
+    assert [path.exists() for path in own] == [True, True]
+    assert "other files in it" in why(fetcher(fetching, in_memory=False), "ftp://cam-1/1.payload")
+
+
+@pytest.mark.parametrize("option", ["hosts", "folders", "schemes"])
+def test_a_text_is_no_list(option: str) -> None:
+    with pytest.raises(UsageError, match="expected a list"):
+        Fetching(**{option: "ftp"})  # type: ignore[arg-type]
+
+
+def test_connections_that_died_in_silence_cost_no_try(fetcher: MakeFetcher, served: Path) -> None:
+    with FtpServer(served, port=0) as server:
+        urls = [server.store().put(PAYLOAD) for _ in range(9)]
+        one = fetcher(Fetching(max_retries=0))
+        one.fetch(urls[:8])
+        client = one._stores.of(parse_payload_url(urls[0]))
+        assert isinstance(client, FtpClient)
+        assert len(client._idle) > 1
+        for ftp in client._idle:
+            assert ftp.sock is not None
+            ftp.sock.shutdown(socket.SHUT_WR)  # the server hangs up; nobody has looked yet
+            ftp.sock = _Silent(ftp.sock)  # type: ignore[assignment]
+        assert one.fetch(urls[8:]) == [PAYLOAD]
+
+
+class _Silent:
+    """A dead socket that gives no sign of it until it is used."""
+
+    def __init__(self, dead: socket.socket) -> None:
+        self._dead = dead
+        self._quiet, self._other = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._quiet.fileno()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._dead, name)
+
+    def close(self) -> None:
+        for each in (self._dead, self._quiet, self._other):
+            each.close()
+
+
+def test_a_store_that_can_not_be_opened_makes_its_payloads_unavailable(fetcher: MakeFetcher) -> None:
+    def refuse(url: PayloadUrl, timeout_ms: float) -> object:
+        raise TimeoutError("nobody there")
+
+    register_store("nowhere", refuse)  # type: ignore[arg-type]
+    assert "nobody there" in why(fetcher(), "nowhere://x/y")
+
+
+def test_what_was_fetched_ahead_comes_once_though_it_fits_in_no_cache(server: FtpServer, fetcher: MakeFetcher) -> None:
+    url, ahead = server.store().put(PAYLOAD), fetcher(Fetching(cache_bytes=0))
+    ahead.prefetch(url, 4)
+    ahead.prefetch(url, 4)
+    assert ahead.fetch([url]) == [PAYLOAD]
+    assert ahead.stats.fetched == 1
 
 
 def test_a_link_leads_out_of_no_folder(server: FtpServer, tmp_path: Path, here: Path, fetcher: MakeFetcher) -> None:

@@ -100,6 +100,26 @@ def test_what_is_no_url_of_a_folder_is_refused(tmp_path: Path, url: str, inside:
         FolderStore(tmp_path, url, inside=inside)
 
 
+def test_a_password_in_a_stores_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="travel with every message"):
+        FolderStore(tmp_path, "ftp://me:secret@node-1/")
+
+
+def test_a_server_for_all_addresses_has_a_url_that_others_can_use(tmp_path: Path) -> None:
+    with FtpServer(tmp_path, host="127.0.0.1", port=0, name="camera-node") as server:
+        assert server.url == f"ftp://camera-node:{server.port}/"
+
+
+def test_who_may_delete_payloads_can_not_remove_the_stores_folder(tmp_path: Path) -> None:
+    with FtpServer(tmp_path, port=0, allow_delete=True) as server:
+        url = parse_payload_url(server.store("cam").put(PAYLOAD))
+        client = FtpClient(url, 10_000)
+        client.delete(url)
+        with client._connection() as ftp, pytest.raises(Exception, match=r"^550"):
+            ftp.rmd("cam")
+        client.close()
+
+
 def test_others_can_read_and_no_more(server: FtpServer, served: Path) -> None:
     url = parse_payload_url(server.store().put(b"frame"))
     client = FtpClient(url, 10_000)
