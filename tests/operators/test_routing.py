@@ -347,9 +347,8 @@ def test_closing_during_a_fetch_gives_nothing_up(broker: str, wire: Wire, here: 
             compute.close()
             assert step.result(10) is None
         assert compute.stats.fates == {}
-    with Compute(
-        lambda cam: str(cam), broker, topic_in=wire.src, topic_out=wire.dst, idle_timeout_ms=10_000
-    ) as successor:
+    options["ftp"] = False
+    with Compute(str, broker, inputs={"object": "cam"}, idle_timeout_ms=10_000, **options) as successor:
         assert next(successor), "it came again"
 
 
