@@ -140,43 +140,38 @@ def broker_role(folder: str) -> None:
 def camera_role(name: str, folder: str, count: str, size: str, topic: str, way: str) -> None:
     """Send frames at 30 a second, in one of the ways; or serve the files that are there already (`plain`)."""
     from edgeserve import DataSource
-    from edgeserve.routing import FolderStore
+    from edgeserve.routing import FtpServer
 
-    server = subprocess.Popen(
-        [sys.executable, "-m", "edgeserve", "ftp", folder, "--host", NODES[name], "--port", str(FTP_PORT)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    url = server.stdout.readline().strip()
-    try:
+    content = os.urandom(int(size))
+
+    def frames() -> Iterator[bytes]:
+        started_s = time.monotonic()
+        for number in range(int(count)):
+            time.sleep(max(0.0, started_s + number / FPS - time.monotonic()))
+            yield number.to_bytes(4, "big") + content[4:]
+
+    def captured_ms(frame: bytes) -> int:
+        return 1_700_000_000_000 + int.from_bytes(frame[:4], "big") * 1000 // FPS
+
+    with FtpServer(folder, host=NODES[name], port=FTP_PORT) as server:
         if way == "plain":
             say("ready")
             sys.stdin.read()
             return
-        content = os.urandom(int(size))
-
-        def frames() -> Iterator[bytes]:
-            started_s = time.monotonic()
-            for number in range(int(count)):
-                time.sleep(max(0.0, started_s + number / FPS - time.monotonic()))
-                yield number.to_bytes(4, "big") + content[4:]
-
-        def captured_ms(frame: bytes) -> int:
-            return 1_700_000_000_000 + int.from_bytes(frame[:4], "big") * 1000 // FPS
-
-        broker = f"pulsar://{NODES['broker']}:{BROKER_PORT}"
-        store = FolderStore(folder, url) if way == "lazy" else None
-        options = {"overflow": "block", "close_timeout_ms": 600_000}
-        with DataSource(frames(), broker, name, topic=topic, event_time=captured_ms, store=store, **options) as source:  # type: ignore[arg-type]
+        with DataSource(
+            frames(),
+            f"pulsar://{NODES['broker']}:{BROKER_PORT}",
+            name,
+            topic=topic,
+            event_time=captured_ms,
+            store=server.store() if way == "lazy" else None,
+            close_timeout_ms=600_000,
+        ) as source:
             say("ready")
             input()
             for _ in source:
                 pass
-            say("sent", source.stats.sent_bytes)
         sys.stdin.read()
-    finally:
-        server.kill()
 
 
 def node_role(count: str, topic: str, join: str) -> None:
