@@ -34,7 +34,7 @@ from edgeserve._broker.marks import HEADER_SIZE, PACK, UNREADABLE
 from edgeserve._core import packs
 from edgeserve.address import LocalAddress, PulsarAddress, parse_address
 from edgeserve.cli.dead_letters import letter_record, letters_table
-from edgeserve.errors import MalformedMessage, UsageError
+from edgeserve.errors import MalformedMessage, PayloadUnavailable, UsageError
 from edgeserve.gates import (
     array_in,
     array_out,
@@ -45,6 +45,7 @@ from edgeserve.gates import (
     text_in,
 )
 from edgeserve.message_format import GraphCodec, NetworkCodec, split_example
+from edgeserve.routing.urls import parse_payload_url
 from edgeserve.sources.time_series import read_rows
 
 SEED = 20_240_229
@@ -174,6 +175,18 @@ def read_pack(data: bytes) -> None:
     assert list(packs.unpack(packs.pack(entries))) == list(entries)
 
 
+def read_marked_pack(data: bytes) -> None:
+    entries = packs.unpack(data, is_marked=True)
+    assert list(packs.unpack(packs.pack(entries), is_marked=True)) == list(entries)
+
+
+def read_payload_url(data: bytes) -> None:
+    url = parse_payload_url(data)
+    assert not {"", ".", ".."} & set(url.path)
+    assert "".join((url.host, url.user or "", url.password or "", *url.path)).isprintable()
+    assert parse_payload_url(url.public).path == url.path
+
+
 def read_delivery(data: bytes) -> None:
     """An input is a payload and, before it, a byte that says how its message is marked, and the text of a mark."""
     kind, mark, payload = (data[:1] or b"\0")[0], data[1:5].decode("latin1"), data[5:]
@@ -282,6 +295,14 @@ DECODERS: dict[str, Decoder] = {
     "NetworkCodec": Decoder(read_network, (b"12345678data",)),
     "split_example": Decoder(read_example, (EXAMPLE, EXAMPLE_WITH_HEADER)),
     "packs.unpack": Decoder(read_pack, PACK_SAMPLES, spare_bytes=_PACK_SPARE),
+    "packs.unpack, marked": Decoder(
+        read_marked_pack, (packs.pack([(EXAMPLE, 1, packs.URL), (EXAMPLE, 2)]), *PACK_SAMPLES), spare_bytes=_PACK_SPARE
+    ),
+    "parse_payload_url": Decoder(
+        read_payload_url,
+        (b"ftp://me:pw@node-1:2121/a%20b/c.jpg#size=12&xxh3=0123456789abcdef", b"file:///dev/shm/x", b"ftp://[::1]/x"),
+        PayloadUnavailable,
+    ),
     "inbox": Decoder(
         read_delivery,
         (

@@ -45,7 +45,9 @@ def unpack(data: bytes, *, is_marked: bool = False) -> Sequence[Entry]:
         # One call over all examples for each thing to be checked: a loop would cost more than the unpacking.
         pairs = entries
         if is_marked:
-            pairs = [entry[:2] if entry[2:] == (URL,) else entry for entry in entries]
+            pairs = [entry[:2] if len(entry) > UNMARKED and type(entry[2]) is int else entry for entry in entries]
+            if any(entry[2:] not in ((), (URL,)) for entry in entries):
+                raise ValueError("a mark is none that this version knows")
         examples, captures_ms = zip(*pairs, strict=True)
         if set(map(type, examples)) != {bytes} or set(map(type, captures_ms)) != {int}:
             raise ValueError("an entry is not the bytes of an example and its capture time")

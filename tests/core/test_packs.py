@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeserve._core.packs import MAX_EXAMPLES, pack, unpack
+from edgeserve._core.packs import MAX_EXAMPLES, URL, Entry, pack, unpack
 from edgeserve.errors import MalformedMessage
 
 ENTRIES = st.lists(st.tuples(st.binary(max_size=50), st.integers(1, (1 << 63) - 1)), min_size=1, max_size=20)
@@ -16,6 +16,27 @@ ENTRIES = st.lists(st.tuples(st.binary(max_size=50), st.integers(1, (1 << 63) - 
 @given(ENTRIES)
 def test_what_went_in_comes_out(entries: list[tuple[bytes, int]]) -> None:
     assert list(unpack(pack(entries))) == entries
+
+
+MARKED = st.lists(
+    st.one_of(
+        st.tuples(st.binary(max_size=50), st.integers(1, (1 << 63) - 1)),
+        st.tuples(st.binary(max_size=50), st.integers(1, (1 << 63) - 1), st.just(URL)),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(MARKED)
+def test_marks_come_out_with_the_examples_that_they_were_put_on(entries: list[Entry]) -> None:
+    assert list(unpack(pack(entries), is_marked=True)) == entries
+
+
+@pytest.mark.parametrize("mark", [0, 2, True, b"", None, 1.0])
+def test_a_mark_that_is_none_makes_a_pack_malformed(mark: object) -> None:
+    with pytest.raises(MalformedMessage):
+        unpack(msgpack.packb([[b"example", 1, mark]]), is_marked=True)
 
 
 @pytest.mark.parametrize(
