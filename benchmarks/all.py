@@ -2,8 +2,8 @@
 
     python -m benchmarks.all [pulsar://127.0.0.1:6650 | --apache-pulsar] [--quick] [--repeats 5]
 
-With neither an address nor --apache-pulsar, only what the local broker can show. benchmarks.distance starts an Apache
-Pulsar of its own, with Java and Maven; what can't run is named in the end, and the others run all the same.
+With neither an address nor --apache-pulsar, only what the local broker can show. `distance` and `network` start an
+Apache Pulsar of their own, with Java and Maven; what can't run is named in the end, and the others run all the same.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import distance, imports, joins, latency, memory, prototype, throughput
+from benchmarks import distance, imports, joins, latency, memory, network, prototype, routing, throughput
 from benchmarks.harness import apache_pulsar, options_of, progress
 
 Benchmark = Callable[[Sequence[str] | None], None]
-ANYWHERE: list[Benchmark] = [imports.main, joins.main, latency.main, throughput.main, memory.main]
-ON_APACHE_PULSAR: list[Benchmark] = [prototype.main, distance.main]
+ANYWHERE: list[Benchmark] = [imports.main, joins.main, latency.main, throughput.main, routing.main, memory.main]
+ON_APACHE_PULSAR: list[Benchmark] = [prototype.main, distance.main, network.main]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,62 @@ def test_a_script_in_lock_step_runs_and_runs_again_on_the_same_topics(broker: st
         command = [sys.executable, "-W", "error", "-c", script, broker, f"{topic}-src", f"{topic}-dst"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+# An anonymous FTP server on port 21 over /srv/ftp, as the prototype's nodes had it.
+LAZY = """
+import os, subprocess, sys, urllib.request
+from edgeserve.compute import Compute
+from edgeserve.data_source import DataSource
+from edgeserve.materialize import Materialize
+from edgeserve.util import ftp_fetch, local_to_global_path
+
+node = sys.argv[1]
+serve = [sys.executable, '-m', 'edgeserve', 'ftp', '/srv/ftp/', '--port', '21']
+server = subprocess.Popen(serve, stdout=subprocess.PIPE)
+server.stdout.readline()
+os.mkdir('/srv/ftp/frames')
+paths = ['/srv/ftp/frames/%d.jpg' % i for i in range(3)]
+for i, path in enumerate(paths):
+    with open(path, 'w') as f:
+        f.write('frame %d' % i)
+
+def url_of(path):
+    return local_to_global_path(path, '/srv/ftp/').encode('utf-8')
+
+def text(x):
+    return x.decode('utf-8')
+
+def read(camera):
+    with open(camera) as f:
+        return f.read().upper()
+
+with DataSource(paths, node, 'camera', url_of) as source, \\
+        Compute(read, node, 'files', text, None, True) as files, \\
+        Compute(lambda camera: camera.upper(), node, 'memory', text, None, True, True, topic_out='memory') as memory, \\
+        Materialize(os.path.getsize, node, text, True) as materialize:
+    for i in range(3):
+        next(source)
+        url = next(files)
+        assert ftp_fetch(url.decode('utf-8')) == b'FRAME %d' % i
+        assert next(memory) == b'FRAME %d' % i
+        here = next(materialize)
+        assert urllib.request.urlopen(here).read() == b'FRAME %d' % i
+server.kill()
+server.communicate()
+print('done')
+"""
+
+
+def test_a_script_with_files_over_ftp_runs_as_it_is(tmp_path: Path) -> None:
+    # A network and a /srv of its own, which only root can make.
+    inside = "ip link set lo up && mount -t tmpfs tmpfs /srv && mkdir /srv/ftp && exec "
+    script = [sys.executable, "-W", "error::Warning:__main__", "-c", LAZY, f"local://{tmp_path}"]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare command")
+    tried = subprocess.run(["unshare", "-m", "-n", "sh", "-c", f"{inside}true"], check=False, capture_output=True)
+    if tried.returncode != 0:
+        pytest.skip(f"no network and no /srv of its own: {tried.stderr.decode().strip()}")
+    command = ["unshare", "-m", "-n", "sh", "-c", inside + shlex.join(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
