@@ -157,7 +157,7 @@ class KeptOutputs:
     """
 
     def __init__(self, store: PayloadStore | None, policy: RoutePolicy) -> None:
-        if store is not None and not callable(getattr(store, "put", None)):
+        if store is not None and (isinstance(store, type) or not callable(getattr(store, "put", None))):
             raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
         if store is not None and policy.in_memory:
             raise UsageError("store= is for file mode: give ftp=True without ftp_memory")

@@ -110,7 +110,7 @@ class DataSource(Operator[bytes]):
             raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         check_count("store_above_bytes", store_above_bytes, least=0)
-        if store is not None and not callable(getattr(store, "put", None)):
+        if store is not None and (isinstance(store, type) or not callable(getattr(store, "put", None))):
             raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
         self._op_from = op_from
         self._store = store

@@ -73,7 +73,11 @@ class Stats:
         fates = "".join(f", {count} {fate.value}" for fate, count in self.fates.items())
         letters = f", {self.dead_letters} dead letters" if self.dead_letters else ""
         sent = f"{self.sent} sent ({self.unconfirmed} unconfirmed)"
-        return f"{self.received} received{fates}, {self.held} held, {sent}{letters}"
+        fetches = self.fetches
+        fetched = f", {fetches.fetched + fetches.local} payloads" if fetches != FetchStats() else ""
+        troubles = {"could not be had": fetches.failed, "not deleted": fetches.deletes_refused}
+        fetched += "".join(f", {count} {what}" for what, count in troubles.items() if count)
+        return f"{self.received} received{fates}, {self.held} held, {sent}{letters}{fetched}"
 
 
 class Ledger:

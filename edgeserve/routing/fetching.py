@@ -64,6 +64,8 @@ class Fetching:
         for name in ("hosts", "schemes", "folders"):
             if isinstance(getattr(self, name), (str, bytes)):
                 raise UsageError(f"{name} is {getattr(self, name)!r}: expected a list of them")
+        if self.hosts is not None and (wrong := [host for host in self.hosts if "/" in host or host.count(":") == 1]):
+            raise UsageError(f"hosts has {wrong[0]!r}: expected names or addresses, without port or path")
         check_count("max_bytes", self.max_bytes)
         check_count("cache_bytes", self.cache_bytes, least=0)
         check_count("max_retries", self.max_retries, least=0)
@@ -82,7 +84,9 @@ class Fetching:
                 url.public, f"its scheme is none of those allowed ({allowed}): Fetching(schemes=...)"
             )
         if self.hosts is not None and url.host not in map(str.lower, self.hosts) and url.scheme != "file":
-            raise PayloadUnavailable(url.public, f"its host is none of those allowed, {', '.join(self.hosts)}")
+            raise PayloadUnavailable(
+                url.public, f"its host is none of those allowed, {', '.join(self.hosts)} (Fetching(hosts=...))"
+            )
         if url.size_bytes is not None and url.size_bytes > self.max_bytes:
             over = f"it is {url.size_bytes:,} bytes, over the limit of {self.max_bytes:,}"
             raise PayloadUnavailable(url.public, over)

@@ -15,8 +15,8 @@ import xxhash
 from edgeserve._core.clock import wall_ms
 from edgeserve.errors import PayloadNotStored, PayloadUnavailable, UsageError
 from edgeserve.routing.retention import Keep, Retention
-from edgeserve.routing.store import Write
-from edgeserve.routing.urls import PayloadUrl, parse_payload_url, written
+from edgeserve.routing.store import Write, has_store
+from edgeserve.routing.urls import PayloadUrl, parse_payload_url, redacted, written
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -63,13 +63,23 @@ class FolderStore:
         try:
             probe = parse_payload_url(f"{self._url}payload")
         except PayloadUnavailable as error:
-            raise UsageError(f"url= and inside= make no URL of a folder: {error.reason}") from error
+            given = redacted(self._url)
+            raise UsageError(
+                f"{given} is none of a folder: {error.reason}; expected one like ftp://camera-node:2121/"
+            ) from None
+        if not has_store(probe.scheme):
+            raise UsageError(
+                f"no store opens URLs that begin with {probe.scheme}://: expected ftp://, ftps:// or file://"
+            )
         if probe.user is not None or probe.password is not None:
             raise UsageError("url= has a user or a password, which would travel with every message: leave them out")
         self.scheme = probe.scheme
         self._prefix = probe.path[:-1]
         self._folder = os.path.join(root, inside)
-        os.makedirs(self._folder, exist_ok=True)
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"no payloads can be kept in {self._folder}: {error.strerror or error}") from error
         # Names sort by time, and those of two stores that share a folder differ.
         self._numbers = itertools.count()
         self._run = secrets.token_hex(4)
@@ -81,6 +91,9 @@ class FolderStore:
     def removed(self) -> int:
         """How many payloads were removed to make room, or for their age."""
         return self._retention.removed if self._retention is not None else 0
+
+    def __repr__(self) -> str:
+        return f"FolderStore({self._folder!r}, {self._url!r})"
 
     def put(self, payload: Buffer) -> str:
         """Keep a payload. See `PayloadStore`."""

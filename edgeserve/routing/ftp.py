@@ -28,7 +28,10 @@ _MOST_IDLE = 8
 
 
 class _StaleConnection(ConnectionError):
-    """A connection that had been idle turned out to be dead."""
+    """A connection that had been idle turned out to be dead.
+
+    The server has started again, without a word to those who were idle; so all others are as dead.
+    """
 
 
 class FtpClient:
@@ -67,7 +70,6 @@ class FtpClient:
         except _StaleConnection:
             if has_begun:
                 raise
-            # The server has started again, without a word to those who were idle; so all others are as dead.
             self._hang_up()
             with self._connection() as ftp:
                 self._retrieve(ftp, url, write, start)
@@ -87,8 +89,13 @@ class FtpClient:
 
     def delete(self, url: PayloadUrl) -> None:
         """Ask the server to remove a payload. See `PayloadStore`."""
-        with self._connection() as ftp:
-            ftp.delete(_name(url))
+        try:
+            with self._connection() as ftp:
+                ftp.delete(_name(url))
+        except _StaleConnection:
+            self._hang_up()
+            with self._connection() as ftp:
+                ftp.delete(_name(url))
 
     @contextmanager
     def _connection(self) -> Iterator[ftplib.FTP]:
@@ -105,7 +112,7 @@ class FtpClient:
             is_well = str(error).startswith("550")
             raise _translated(error) from error
         except (ftplib.Error, EOFError, ValueError, ConnectionError, TimeoutError) as error:
-            raise failure(f"the FTP server at {self._url.host}: {error or 'it hung up'}") from error
+            raise failure(f"the FTP server at {self._url.origin}: {error or 'it hung up'}") from error
         finally:
             if ftp is not None:
                 self._keep_or_close(ftp, is_well=is_well)

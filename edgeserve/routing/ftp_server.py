@@ -62,11 +62,14 @@ class FtpServer:
     ) -> None:
         if (user is None) is not (password is None):
             raise UsageError("user= and password= are given together, or neither is")
+        servers = _part_of_pyftpdlib("servers")
         self.path = os.path.realpath(path)
-        os.makedirs(self.path, exist_ok=True)
+        try:
+            os.makedirs(self.path, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"no folder can be served at {self.path}: {error.strerror or error}") from error
         handler = _handler(self.path, user, password, certificate, allow_delete=allow_delete)
         handler.passive_ports = passive_ports
-        servers = _part_of_pyftpdlib("servers")
         # Without a handler it would set up logging by itself, to stderr.
         logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())
         loop = _part_of_pyftpdlib("ioloop").IOLoop()
@@ -93,6 +96,9 @@ class FtpServer:
         """
         return FolderStore(self.path, self.url, inside=inside, keep=keep)
 
+    def __repr__(self) -> str:
+        return f"FtpServer({self.path!r} at {self.url})"
+
     def close(self) -> None:
         """Hang up and stop listening. Does nothing when repeated."""
         self._is_closing = True
@@ -117,6 +123,7 @@ class FtpServer:
 def _part_of_pyftpdlib(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of asyncore; from Python 3.12 on it brings its own
+        require("pyftpdlib", "ftp", "serving payloads over FTP")
         return require(f"pyftpdlib.{name}", "ftp", "serving payloads over FTP")
 
 
