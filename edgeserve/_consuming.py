@@ -302,16 +302,16 @@ class Consuming(Operator[T]):
             spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
             data = b"".join((outcome.output_id, self._op_from, payload))
             entry = (data, outcome.capture_ms, packs.URL) if outcome.is_url else (data, outcome.capture_ms)
+            self._values.route.used(examples)
             try:
                 self._outbox.send(entry, examples)
             except PayloadTooLarge as error:
+                self._values.route.unused(examples)
                 if not self._errors.covers(error):
                     raise
                 self._give_up(examples, error)
                 return None
             self._ledger.settle(examples, Fate.USED)
-            if self._values.route.policy.deletes:
-                self._values.route.used(examples)
             for example in spent:
                 example.value, example.data = None, b""
         else:
@@ -319,8 +319,7 @@ class Consuming(Operator[T]):
                 for example in examples:
                     self._served.add(example.id, self._clock.now().wall_ms)
             self._ledger.settle(examples, Fate.USED)
-            if self._values.route.policy.deletes:
-                self._values.route.used(examples)
+            self._values.route.used(examples)
             self._release(examples)
         value: T | None = outcome.value
         return value

@@ -97,10 +97,20 @@ class Route:
         example.path = payload if isinstance(payload, str) else None
 
     def used(self, examples: Sequence[Example]) -> None:
-        """Note that a task has used examples, whose payloads may be deleted then, if that was asked for."""
+        """Note that a task has used examples, whose payloads may be deleted then, if that was asked for.
+
+        Before what was made of them is sent: its confirmation may acknowledge them at any time.
+        """
+        if self.policy.deletes:
+            for example in examples:
+                if example.fetched_from is not None and example.parcel is not None:
+                    example.parcel.used_urls = {*(example.parcel.used_urls or ()), example.fetched_from}
+
+    def unused(self, examples: Sequence[Example]) -> None:
+        """Take that back: nothing was sent of them."""
         for example in examples:
-            if example.fetched_from is not None and example.parcel is not None:
-                example.parcel.used_urls = {*(example.parcel.used_urls or ()), example.fetched_from}
+            if example.parcel is not None and example.parcel.used_urls:
+                example.parcel.used_urls -= {example.fetched_from}
 
     def release(self) -> None:
         """Say that the step is over: the files of its inputs may be removed."""

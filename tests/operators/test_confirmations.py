@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeserve import Compute, DataSource, DeliveryError, Fate, Materialize
 from edgeserve._broker import connections
+from edgeserve._broker.base import Confirmed, Message
+from edgeserve.routing import Fetching, FolderStore
 from edgeserve.testing import memory_broker
 from tests.manual_broker import ManualBroker, example
 
@@ -226,3 +229,19 @@ def test_a_source_says_at_the_next_step_that_a_send_was_refused(manual: ManualBr
     assert next(source) == b"2"
     manual.confirm()
     source.close()
+
+
+def test_a_payload_is_deleted_though_its_output_is_confirmed_before_the_send_returns(
+    manual: ManualBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def confirm_at_once(message: Message, confirmed: Confirmed) -> None:
+        confirmed(None)
+
+    monkeypatch.setattr(manual, "send", confirm_at_once)
+    store = FolderStore(tmp_path / "shared")
+    manual.arrive("m1", "only", store.put(b"payload").encode(), edgeserve_url="1")
+    fetching = Fetching(folders=[str(tmp_path / "shared")])
+    with Compute(one, memory_broker(), ftp_delete=True, local_ftp_path=str(tmp_path), fetching=fetching) as compute:
+        assert next(compute) == b"payload"
+        assert manual.acknowledged == ["m1"]
+    assert list((tmp_path / "shared").iterdir()) == []
