@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ from edgeserve.errors import UsageError
 from edgeserve.gates import array_out
 from edgeserve.message_format import whole_bytes
 from edgeserve.routing.fetching import Fetcher, Fetching
-from edgeserve.routing.folder import FolderStore
-from edgeserve.routing.store import PayloadStore, has_store
+from edgeserve.routing.folder import FolderStore, lies_in
+from edgeserve.routing.store import PayloadStore, check_store, has_store
 from edgeserve.routing.urls import scheme_of
 from edgeserve.util import local_to_global_path
 
@@ -121,7 +120,7 @@ class Route:
         """Begin to fetch what an example stands for, unless that has begun."""
         if not example.is_prefetched and (url := self.url_of(example)) is not None:
             example.is_prefetched = True
-            self._made().prefetch(url, self.policy.prefetch)
+            self._made().prefetch(url, 1 + self.policy.prefetch)  # that of this step is one of them
 
     def acknowledged(self, parcels: Sequence[Parcel]) -> None:
         """Have the payloads deleted that were used of these messages, if that was asked for."""
@@ -131,10 +130,9 @@ class Route:
 
     def url_here(self, example: Example) -> str | None:
         """The URL under which this node's FTP server has an example's payload; None where it has not."""
-        root = os.path.realpath(self.policy.root)
-        if example.path is None or not os.path.realpath(example.path).startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+        if example.path is None or not lies_in(example.path, self.policy.root):
             return None
-        return local_to_global_path(example.path, root)
+        return local_to_global_path(example.path, self.policy.root)
 
     def stats(self, announced_bytes: int) -> FetchStats:
         """What was fetched, and what of `announced_bytes` was not."""
@@ -167,8 +165,7 @@ class KeptOutputs:
     """
 
     def __init__(self, store: PayloadStore | None, policy: RoutePolicy) -> None:
-        if store is not None and (isinstance(store, type) or not callable(getattr(store, "put", None))):
-            raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
+        check_store(store)
         if store is not None and policy.in_memory:
             raise UsageError("store= is for file mode: give ftp=True without ftp_memory")
         self._policy = policy

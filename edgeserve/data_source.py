@@ -28,7 +28,7 @@ from edgeserve._topics import one_topic
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
-from edgeserve.routing.store import PayloadStore
+from edgeserve.routing.store import PayloadStore, check_store
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
 __all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
@@ -110,8 +110,7 @@ class DataSource(Operator[bytes]):
             raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         check_count("store_above_bytes", store_above_bytes, least=0)
-        if store is not None and (isinstance(store, type) or not callable(getattr(store, "put", None))):
-            raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
+        check_store(store)
         self._op_from = op_from
         self._store = store
         self._store_above_bytes = store_above_bytes

@@ -6,6 +6,7 @@ import os
 import threading
 
 from edgeserve.errors import PayloadUnavailable
+from edgeserve.routing.folder import lies_in
 from edgeserve.routing.locks import held_open
 from edgeserve.routing.retention import Keep, Retention
 from edgeserve.routing.transfer import InFile
@@ -42,7 +43,7 @@ class FetchedFiles:
         try:
             self._check_folder(url, folder)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            if not _lies_in(os.path.dirname(path), folder):
+            if not lies_in(os.path.dirname(path), folder):
                 raise PayloadUnavailable(url.public, f"a link leads out of {folder}")
             return InFile(url, max_bytes, path)
         except OSError as error:
@@ -80,7 +81,7 @@ class FetchedFiles:
         with self._lock:
             if folder in self._adopted:
                 return
-            if os.path.lexists(folder) and not _lies_in(folder, self._root):
+            if os.path.lexists(folder) and not lies_in(folder, self._root):
                 raise PayloadUnavailable(url.public, f"a link leads out of {self._root}")
             os.makedirs(folder, exist_ok=True)
             mark = os.path.join(folder, _MARK)
@@ -93,9 +94,3 @@ class FetchedFiles:
                     pass
             self._adopted.add(folder)
         self._retention.adopt(folder, exclude=_MARK)
-
-
-def _lies_in(path: str, folder: str) -> bool:
-    inside = os.path.realpath(path)
-    root = os.path.realpath(folder)
-    return inside == root or inside.startswith(f"{root.rstrip(os.sep)}{os.sep}")

@@ -149,7 +149,7 @@ class Fetcher:
         """
         # In threads also where there is but one, so that whoever waits can be told to stop.
         begun = [self._begun(text) for text in texts]
-        return [self._waited_for(each) if isinstance(each, Future) else each for each in begun]
+        return [self._held(text, each) for text, each in zip(texts, begun, strict=True)]
 
     def prefetch(self, text: str, most: int) -> None:
         """Begin to fetch a payload that will be asked for soon; `most` such are kept until they are."""
@@ -204,6 +204,15 @@ class Fetcher:
                 self._counts["cache_hits"] += 1
                 return known
             return self._under_way.get(text) or self._begin(text, self._fetching)
+
+    def _held(self, text: str, begun: bytes | str | Future[bytes | str]) -> bytes | str:
+        """A payload, when it is here; a file is held, and brought again if it went since it was fetched ahead."""
+        payload = self._waited_for(begun) if isinstance(begun, Future) else begun
+        if isinstance(payload, bytes) or self._files.hold(payload):
+            return payload
+        with self._lock:
+            again = self._under_way.get(text) or self._begin(text, self._fetching)
+        return self._waited_for(again)
 
     def _begin(self, text: str, pool: ThreadPoolExecutor) -> Future[bytes | str]:
         """Have a payload fetched. With the lock."""

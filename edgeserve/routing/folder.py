@@ -142,5 +142,10 @@ class FolderStore:
 def find_inside(root: str, path: Sequence[str]) -> str | None:
     """The file at a path in a folder (its real path); None where there is none, or where a link leads out of it."""
     found = os.path.realpath(os.path.join(root, *path))
-    inside = found.startswith(root.rstrip(os.sep) + os.sep)
-    return found if inside and os.path.isfile(found) else None
+    return found if lies_in(found, root) and os.path.isfile(found) else None
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a path is a folder or something in it, also after all links were followed."""
+    inside, root = os.path.realpath(path), os.path.realpath(folder)
+    return inside == root or inside.startswith(f"{root.rstrip(os.sep)}{os.sep}")

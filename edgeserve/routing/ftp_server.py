@@ -138,7 +138,11 @@ def _handler(
     class HoldingFilesystem(filesystems.AbstractedFS):  # type: ignore[misc, name-defined] # it has no types
         def open(self, filename: str, mode: str) -> Any:
             file = super().open(filename, mode)
-            hold(file.fileno())
+            try:
+                hold(file.fileno())
+            except OSError:  # it is being removed
+                file.close()
+                raise
             return file
 
         def rmdir(self, path: str) -> None:

@@ -53,6 +53,16 @@ class PayloadStore(Protocol):
         """Give up connections."""
 
 
+def check_store(store: object) -> None:
+    """Check an optional store.
+
+    Raises:
+        UsageError: It is neither None nor can keep anything.
+    """
+    if store is not None and (isinstance(store, type) or not callable(getattr(store, "put", None))):
+        raise UsageError(f"store is {store!r}: expected a store of payloads, like edgeserve.routing.FolderStore")
+
+
 OpenStore = Callable[[PayloadUrl, float], PayloadStore]
 """Opens the store that a URL belongs to; no call of it may take longer than so many ms without an answer."""
 

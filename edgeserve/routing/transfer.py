@@ -105,7 +105,7 @@ class InFile(Target):
     """Becomes a file, which appears under its name when it is whole.
 
     Args:
-        path: That name.
+        path: That name, in a folder that is there.
 
     Raises:
         OSError: The file can't be made.
@@ -114,7 +114,6 @@ class InFile(Target):
     def __init__(self, url: PayloadUrl, max_bytes: int, path: str) -> None:
         super().__init__(url, max_bytes)
         self._path = path
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         self._part = f"{path}.{os.urandom(4).hex()}.part"
         self._file = open(self._part, "xb")  # noqa: SIM115 - closed by `result` or `discard`
 

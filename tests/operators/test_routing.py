@@ -290,6 +290,17 @@ def test_a_payload_that_is_reused_by_a_join_is_fetched_once(
         assert (compute.stats.fetches.fetched, compute.stats.fetches.cache_hits) == (1, 4)
 
 
+def test_what_is_fetched_ahead_moves_once_though_no_cache_keeps_it(
+    broker: str, wire: Wire, camera: FtpServer, here: str
+) -> None:
+    send(broker, wire.src, camera, frames(12))
+    options: dict[str, Any] = {"topic_in": wire.src, "topic_out": wire.dst, "local_ftp_path": here}
+    fetching = Fetching(cache_bytes=0)
+    with Compute(number_of, broker, prefetch=4, fetching=fetching, idle_timeout_ms=1000, **options) as compute:
+        assert len([out for out in compute if out]) == 12
+        assert compute.stats.fetches.fetched_bytes == 12 * FRAME_BYTES
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_prefetching_changes_nothing_but_the_time(
     broker: str, wire: Wire, camera: FtpServer, here: str, packing: bool

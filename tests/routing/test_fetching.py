@@ -417,3 +417,17 @@ def test_a_store_of_ones_own_is_used_for_its_scheme(fetcher: MakeFetcher) -> Non
     assert fetcher().fetch(["shelf://top/1"]) == [b"top/1"]
     with pytest.raises(UsageError, match="have a store already"):
         register_store("ftp", Shelf)
+
+
+def test_a_file_that_was_fetched_ahead_and_is_gone_again_is_brought_once_more(
+    server: FtpServer, fetcher: MakeFetcher
+) -> None:
+    url, one = server.store().put(PAYLOAD), fetcher(in_memory=False)
+    one.prefetch(url, 4)
+    until(lambda: one.stats.fetched == 1, "it is there")
+    one.release()  # the end of the step that fetched it ahead
+    for path in Path(server.path).parent.rglob("here/*/*.payload"):
+        path.unlink()
+    (path_again,) = one.fetch([url])
+    assert Path(str(path_again)).read_bytes() == PAYLOAD
+    assert one.stats.fetched == 2

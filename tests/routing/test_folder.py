@@ -36,6 +36,19 @@ def test_the_oldest_go_first_when_there_are_too_many_bytes(tmp_path: Path) -> No
     assert (names(tmp_path), store.removed) == (sorted(urls[2:]), 2)
 
 
+def test_a_folder_reads_and_deletes_what_is_its_own_and_nothing_else(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store", inside="cam")
+    url, pieces = parse_payload_url(store.put(b"frame")), list[bytes]()
+    store.fetch(url, pieces.append, 2)
+    assert pieces == [b"ame"]
+    other = parse_payload_url(FolderStore(tmp_path / "other").put(b"other"))
+    for refuse in (store.delete, lambda each: store.fetch(each, pieces.append, 0)):
+        with pytest.raises(FileNotFoundError):
+            refuse(other)
+    store.delete(url)
+    assert names(tmp_path / "store") == []
+
+
 def test_what_is_too_old_goes_and_so_does_what_an_earlier_run_left(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not ours")
     left = parse_payload_url(FolderStore(tmp_path).put(PAYLOAD)).path[-1]
