@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgeserve._run import run as run
     from edgeserve.address import LocalAddress as LocalAddress
     from edgeserve.address import PulsarAddress as PulsarAddress
+    from edgeserve.batch_compute import BatchCompute as BatchCompute
+    from edgeserve.batch_model import BatchModel as BatchModel
     from edgeserve.compute import Compute as Compute
     from edgeserve.data_source import CameraSource as CameraSource
     from edgeserve.data_source import CodeSource as CodeSource
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from edgeserve.message_format import BaseBytesCodec as BaseBytesCodec
     from edgeserve.message_format import GraphCodec as GraphCodec
     from edgeserve.message_format import NetworkCodec as NetworkCodec
+    from edgeserve.model import Model as Model
     from edgeserve.window import Window as Window
 
 __version__ = "0.1.0"
@@ -49,6 +52,8 @@ _NAMES = {
     "_core.step": ("Fate",),
     "_run": ("run",),
     "address": ("LocalAddress", "PulsarAddress"),
+    "batch_compute": ("BatchCompute",),
+    "batch_model": ("BatchModel",),
     "compute": ("Compute",),
     "data_source": ("CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"),
     "errors": (
@@ -65,17 +70,21 @@ _NAMES = {
     ),
     "materialize": ("Deduplicate", "Materialize"),
     "message_format": ("BaseBytesCodec", "GraphCodec", "NetworkCodec"),
+    "model": ("Model",),
     "window": ("Window",),
 }
 
 _MODULES = (
     "address",
+    "batch_compute",
+    "batch_model",
     "compute",
     "data_source",
     "errors",
     "gates",
     "materialize",
     "message_format",
+    "model",
     "routing",
     "sources",
     "testing",
@@ -85,6 +94,8 @@ _MODULES = (
 
 __all__ = [
     "BaseBytesCodec",
+    "BatchCompute",
+    "BatchModel",
     "BrokerError",
     "BrokerUnreachable",
     "CameraSource",
@@ -100,6 +111,7 @@ __all__ = [
     "MalformedMessage",
     "Materialize",
     "MissingExtra",
+    "Model",
     "NetworkCodec",
     "PayloadNotStored",
     "PayloadTooLarge",

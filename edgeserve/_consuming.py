@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,18 +21,17 @@ from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
-from edgeserve._core import packs
 from edgeserve._core.clock import pause_ms
 from edgeserve._core.join import Join
 from edgeserve._core.ledger import Ledger, Stats
-from edgeserve._core.step import Example, Fate, Outcome, Parcel
+from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._ports import Inputs, Outputs, Values
+from edgeserve._recovery import UNSERVED, Recovery
 from edgeserve.errors import EdgeServeError, PayloadTooLarge
-from edgeserve.routing.fetching import Stopped
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
@@ -40,18 +39,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 
-# What takes the place of a result where there is none: None is one.
-_UNSERVED = object()
-
 _log = logging.getLogger("edgeserve.operator")
 
-# How many messages are fetched ahead of the task: of packs 50 MB, of messages of 5 MB a GB.
-_QUEUE_SIZE = 200
 _MOST_UNKNOWN = 100
 
 
 class Consuming(Operator[T]):
     """The base of operators that receive. They bring a join, and write `_call` and `_finish`."""
+
+    _serves_batches = False
+    _escalates_by: int | None = None
+    """The output by which examples go on to the next model of a cascade."""
 
     def __init__(
         self,
@@ -62,17 +60,22 @@ class Consuming(Operator[T]):
         errors: ErrorPolicy,
         make_join: Callable[[], Join],
         *,
-        outputs: Outputs | None = None,
+        outputs: Sequence[Outputs] = (),
         deduplicate: Deduplicate | None = None,
     ) -> None:
         """Open what it takes."""
         super().__init__(name, life)
         self._make_join = make_join
         self._join = make_join()
+        self._full = self._join.full
+        self._inputs = inputs
         self._sources = inputs.sources
         self._values = values
         self._errors = errors
+        self._recovery = Recovery(name, errors, self._has_paused, self._give_up)
         self._ledger = Ledger()
+        self._batches: dict[int, int] = {}
+        self._batches_run = 0
         # What came in messages that were opened, and no step has taken yet.
         self._arrivals: deque[Example] = deque()
         # What of it was served, where examples are served as they come.
@@ -82,7 +85,8 @@ class Consuming(Operator[T]):
         self._stands_by = False
         self._unknown: set[str] = set()
         self._tenure: int | None = None
-        self._outbox: Outbox[Sequence[Example]] | None = None
+        self._outputs = outputs
+        self._outboxes: list[Outbox[Sequence[Example]]] = []
         self._served: ServedIds | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
             self._lease = ConnectionLease(inputs.pulsar_node)
@@ -92,9 +96,8 @@ class Consuming(Operator[T]):
             opening.callback(give_back, subscribed, inputs.work)
             opening.callback(self._close_flushed, values.route)  # last: its deletes follow acknowledgements
             connection = self._lease.connection
-            self._inbox = Inbox(
-                connection.consumer(inputs.topics, inputs.subscription, inputs.share, queue_size=_QUEUE_SIZE)
-            )
+            consumer = connection.consumer(inputs.topics, inputs.subscription, inputs.share, inputs.queue_size)
+            self._inbox = Inbox(consumer, inputs.roles, inputs.header_size)
             opening.callback(self._inbox.close)
             if deduplicate is not None:
                 from edgeserve._served_ids import ServedIds  # and with it SQLite
@@ -103,54 +106,62 @@ class Consuming(Operator[T]):
                 opening.callback(self._served.close)
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
             opening.callback(self._close_flushed, self._dead_letters)
-            if outputs is not None:
-                self._op_from = outputs.op_from
-                self._outbox = Outbox(
-                    connection.producer(outputs.topic, together=not outputs.packing),
+            for each in outputs:
+                outbox = Outbox(
+                    connection.producer(each.topic, together=not each.may_pack),
                     str(self._lease.address),
                     self._release_all,
-                    packing=outputs.packing,
+                    packing=each.may_pack,
+                    marks=each.marks,
                 )
-                opening.callback(self._close_flushed, self._outbox)
+                opening.callback(self._close_flushed, outbox)
+                self._outboxes.append(outbox)
             self._parts = opening.pop_all()
         self._opened()
 
     @abstractmethod
-    def _call(self, arguments: dict[str, Any]) -> Any:
-        """Run the user's task on values by parameter. Ctrl-C may end it."""
+    def _call(self, job: Job) -> Any:
+        """Run the user's task on the job's arguments. Ctrl-C may end it."""
 
     @abstractmethod
-    def _finish(self, examples: Sequence[Example], result: Any) -> Outcome:
+    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
         """The second half of a step: what to send of what the task made of these, and what `next()` returns."""
+
+    def _returned(self, outcomes: Sequence[Outcome]) -> T | None:
+        """What `next()` returns."""
+        value: T | None = outcomes[0].value
+        return value
 
     @property
     def stats(self) -> Stats:
         """What it received, what became of that, and what it sent; also after `close()`."""
-        outbox = self._outbox
+        outboxes = self._outboxes
         return self._ledger.stats(
-            sent=outbox.sent if outbox else 0,
-            unconfirmed=outbox.unconfirmed if outbox else 0,
+            sent=sum([outbox.sent for outbox in outboxes]),
+            unconfirmed=sum([outbox.unconfirmed for outbox in outboxes]),
             dead_letters=self._dead_letters.sent,
             received_bytes=self._inbox.received_bytes,
-            sent_bytes=outbox.sent_bytes if outbox else 0,
+            sent_bytes=sum([outbox.sent_bytes for outbox in outboxes]),
             fetches=self._values.route.stats(self._inbox.announced_bytes),
+            escalated=outboxes[self._escalates_by].sent if self._escalates_by is not None else 0,
+            batches=dict(self._batches),
         )
 
     def _stop_waiting(self) -> None:
         self._values.route.stop()
         self._dead_letters.stop()
-        if self._outbox is not None:
-            self._outbox.stop()
+        for outbox in self._outboxes:
+            outbox.stop()
 
     def _raise_failure(self) -> None:
         self._dead_letters.raise_failure()
-        if self._outbox is not None:
-            self._outbox.raise_failure()
+        for outbox in self._outboxes:
+            outbox.raise_failure()
 
     def _step(self) -> T | End | None:
-        outbox = self._outbox
-        if outbox is not None and outbox.has_failed:
-            outbox.raise_failure()
+        for outbox in self._outboxes:
+            if outbox.has_failed:
+                outbox.raise_failure()
         if self._arrivals or self._wait():
             if self._values.route.policy.prefetch:
                 self._look_ahead()
@@ -160,9 +171,18 @@ class Consuming(Operator[T]):
             parameter = self._join.serves_at_once
             if parameter is not None:
                 # What the join would decide, without asking it, or anyone for the time: it is the most frequent step.
-                return self._perform({parameter: arrival}, (arrival,))
+                return self._perform(Job(({parameter: arrival},), (arrival,)))
             return self._decide(arrival)
         return End.OF_STREAM if self._is_over else self._decide(None)
+
+    def _batch_step(self) -> T | End | None:
+        """Step until a batch was run, or the end."""
+        batches = self._batches_run
+        while True:
+            result = Consuming._step(self)
+            if result is End.OF_STREAM or self._batches_run != batches:
+                return result
+            raise_noted()
 
     def _look_ahead(self) -> None:
         """Have the payloads fetched that the next steps will need, nearly all of them."""
@@ -179,14 +199,25 @@ class Consuming(Operator[T]):
             arrival.arrived_steady_ms = now.steady_ms
         decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
+        self._carry_out(decision)
+        return self._perform(decision.job) if decision.job is not None else None
+
+    def _carry_out(self, decision: Decision) -> None:
+        """Do what the join decided, but for running the task."""
+        if self._join.full != self._full:
+            self._full = self._join.full
+            self._inbox.pause(self._inputs.topics_of(self._full))
         self._acknowledge(self._ledger.carry_out(decision))
-        job = decision.job
-        return self._perform(job.inputs, job.examples) if job is not None else None
+        if decision.given_back:
+            self._inbox.give_back(self._ledger.give_back(decision.given_back))
+        if decision.asked:
+            self._inbox.ask(decision.asked)
 
     def _wait(self) -> bool:
         """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
         self._raise_failure()
         self._release(())  # the last of a message may have raised
+        self._answer_asks()
         until_ms = self._wake_steady_ms
         is_moment = until_ms is not None
         if until_ms is None and self._life.idle_timeout_ms is not None:
@@ -202,11 +233,15 @@ class Consuming(Operator[T]):
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 self._is_over = not is_moment
                 return False
+            self._answer_asks()
             self._note_stand_by()
             raise_noted()
             self._raise_failure()
         self._is_over = True
         return False
+
+    def _answer_asks(self) -> None:
+        """Give back what other replicas wait for."""
 
     def _take_next(self) -> None:
         """Open the message that came first."""
@@ -257,8 +292,8 @@ class Consuming(Operator[T]):
         elif self._values.gate is None:
             return True
         else:
-            value = self._tried(partial(self._values.gated, arrival), [arrival])
-            if value is _UNSERVED:
+            value = self._recovery.tried(partial(self._values.gated, arrival), [arrival])
+            if value is UNSERVED:
                 return False
             if value is not None:
                 arrival.value = value
@@ -279,82 +314,67 @@ class Consuming(Operator[T]):
     def _was_served(self, served: ServedIds, arrival: Example) -> bool:
         return served.has(arrival.id, self._clock.now().wall_ms)
 
-    def _perform(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> T | None:
+    def _perform(self, job: Job) -> T | None:
         """Run the task on examples that belong together, and send what it makes of them."""
         # Whatever raises from here to the send leaves them held, and so unacknowledged.
-        outcome = self._tried(partial(self._outcome, inputs, examples), examples)
-        return self._hand_over(outcome, examples) if outcome is not _UNSERVED else None
+        if self._serves_batches:
+            self._batches_run += 1
+            self._batches[len(job.units)] = self._batches.get(len(job.units), 0) + 1
+            outcomes = self._recovery.tried_batch(self._outcomes, job)
+        else:
+            outcomes = self._recovery.tried(partial(self._outcomes, job), job.examples)
+        return self._hand_over(outcomes) if outcomes is not UNSERVED else None
 
-    def _outcome(self, inputs: Mapping[str, Example], examples: Sequence[Example]) -> Outcome:
-        arguments = self._values.arguments(inputs)
+    def _outcomes(self, job: Job) -> Sequence[Outcome]:
+        job.arguments = self._values.arguments(job.units)
         try:
-            return self._finish(examples, interruptibly(self._call, arguments))
+            return self._finish(job, interruptibly(self._call, job))
         finally:
             self._values.route.release()
 
-    def _hand_over(self, outcome: Outcome, examples: Sequence[Example]) -> T | None:
-        """Send what was made of these examples, and settle them."""
-        payload = outcome.payload
-        if payload is not None and self._outbox is not None:
-            # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked
-            # at before the send, as a confirmation lets go of the job's hold at any time. What needs no other is
-            # never held for later.
-            spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
-            data = b"".join((outcome.output_id, self._op_from, payload))
-            entry = (data, outcome.capture_ms, packs.URL) if outcome.is_url else (data, outcome.capture_ms)
-            self._values.route.used(examples)
-            try:
-                self._outbox.send(entry, examples)
-            except PayloadTooLarge as error:
-                self._values.route.unused(examples)
-                if not self._errors.covers(error):
-                    raise
-                self._give_up(examples, error)
-                return None
-            self._ledger.settle(examples, Fate.USED)
-            for example in spent:
-                example.value, example.data = None, b""
-        else:
-            if self._served is not None:
-                for example in examples:
-                    self._served.add(example.id, self._clock.now().wall_ms)
-            self._ledger.settle(examples, Fate.USED)
-            self._values.route.used(examples)
-            self._release(examples)
-        value: T | None = outcome.value
-        return value
+    def _hand_over(self, outcomes: Sequence[Outcome]) -> T | None:
+        """Send what was made, and settle what it was made from. What leaves of a batch leaves together."""
+        last = {outcome.port: outcome for outcome in outcomes if outcome.payload is not None}
+        is_sent = True
+        for outcome in outcomes:
+            if outcome.payload is None or not self._outboxes:
+                self._use_up(outcome.examples)
+            else:
+                is_sent = self._send(outcome, outcome.payload, more_follows=last[outcome.port] is not outcome)
+        return self._returned(outcomes) if is_sent or len(outcomes) > 1 else None
 
-    def _tried(self, function: Callable[[], Any], examples: Sequence[Example]) -> Any:
-        """What the function returns, or `_UNSERVED` if it raises and its examples are given up for that."""
+    def _send(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
+        """Send one output, and settle what it was made from. False if it was given up as too large."""
+        examples = outcome.examples
+        # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked at
+        # before the send, as a confirmation lets go of the job's hold at any time. What needs no other is never held
+        # for later.
+        spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
+        made = self._outputs[outcome.port].made(
+            outcome.output_id, payload, outcome.capture_ms, flow_id=outcome.flow_id, is_url=outcome.is_url
+        )
+        self._values.route.used(examples)
         try:
-            return function()
-        except Exception as error:  # noqa: BLE001 - raised again unless `on_error` covers it
-            return self._recover(function, examples, error)
+            self._outboxes[outcome.port].send(made, examples, more_follows=more_follows)
+        except PayloadTooLarge as error:
+            self._values.route.unused(examples)
+            if not self._errors.covers(error):
+                raise
+            self._give_up(examples, error)
+            return False
+        self._ledger.settle(examples, Fate.USED)
+        for example in spent:
+            example.value, example.data = None, b""
+        return True
 
-    def _recover(self, again: Callable[[], Any], examples: Sequence[Example], error: Exception) -> Any:
-        """Go on after an error over these examples, as `on_error` says; `again` is another try.
-
-        What it returns, or `_UNSERVED`: they were given up, or the operator is to stop, and they stay unacknowledged.
-
-        Raises:
-            Exception: This one, or that of another try, if the step can't go on after it.
-        """
-        if isinstance(error, Stopped):
-            return _UNSERVED
-        if not self._errors.covers(error):
-            raise error
-        if self._errors.on_error == "retry":
-            for _ in range(self._errors.max_retries):
-                if not self._has_paused(self._errors.retry_interval_ms):
-                    return _UNSERVED
-                try:
-                    return again()
-                except Exception as next_error:
-                    if not self._errors.covers(next_error):
-                        raise
-                    error = next_error
-        self._give_up(examples, error)
-        return _UNSERVED
+    def _use_up(self, examples: Sequence[Example]) -> None:
+        """Settle what was used, and led to nothing that is sent."""
+        if self._served is not None:
+            for example in examples:
+                self._served.add(example.id, self._clock.now().wall_ms)
+        self._ledger.settle(examples, Fate.USED)
+        self._values.route.used(examples)
+        self._release(examples)
 
     def _has_paused(self, duration_ms: float) -> bool:
         """Wait. False if the operator is to stop meanwhile."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,14 +79,13 @@ class Route:
         value = example.value
         return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
-    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Any]:
-        """The payloads of some URLs, by the parameters that they are for.
+    def fetch(self, urls: Sequence[str]) -> Sequence[Any]:
+        """The payloads of some URLs, in their order.
 
         Raises:
             PayloadUnavailable: One can't be had.
         """
-        payloads = self._made().fetch(list(wanted.values()))
-        return dict(zip(wanted, payloads, strict=True))
+        return self._made().fetch(urls)
 
     def handed_out(self, example: Example, url: str, payload: Any) -> None:
         """Note that a payload was given to the task."""
@@ -168,6 +167,7 @@ class KeptOutputs:
         check_store(store)
         if store is not None and policy.in_memory:
             raise UsageError("store= is for file mode: give ftp=True without ftp_memory")
+        self.is_used = not policy.in_memory
         self._policy = policy
         self._store = store
 

@@ -11,14 +11,14 @@ from edgeserve._consuming import Consuming
 from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
-from edgeserve._core.step import Example, Outcome
+from edgeserve._core.step import Job, Outcome
 from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
-from edgeserve._payload import Gate, gated_out
-from edgeserve._ports import Inputs, Outputs, Values
+from edgeserve._payload import Gate
+from edgeserve._ports import Inputs, OutGate, Outputs, Values, one_output
 from edgeserve._route import DEFAULT_FTP_PATH, KeptOutputs, RoutePolicy
-from edgeserve._task import bind_sources, check_callables, check_name
+from edgeserve._task import bind_sources, check_name
 from edgeserve._topics import one_topic, topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
@@ -69,7 +69,8 @@ class Compute(Consuming[bytes]):
         fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
         prefetch: How many payloads are fetched ahead of the task, for streams of which nearly all is used.
         packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
-            as fast; False sends each as a message of its own, as the research prototype did.
+            as fast; False sends each as a message of its own, as the research prototype did. None: wherever messages
+            are not shared by flow id, so here always.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises, its new examples stay
             unacknowledged, and the next step goes on with the next one; `'retry'`: they are tried again, then become
             dead letters; `'dead_letter'`: they do at once; `'skip'`: they are given up.
@@ -113,7 +114,7 @@ class Compute(Consuming[bytes]):
         store: PayloadStore | None = None,
         fetching: Fetching | None = None,
         prefetch: int = 0,
-        packing: bool = True,
+        packing: bool | None = None,
         on_error: OnError = "raise",
         max_retries: int = 3,
         retry_interval_ms: float = 100,
@@ -122,7 +123,6 @@ class Compute(Consuming[bytes]):
         close_timeout_ms: int = 10_000,
     ) -> None:
         refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
-        check_callables(gate_out=gate_out)
         route = RoutePolicy.from_flags(
             ftp=ftp, memory=ftp_memory, delete=ftp_delete, root=local_ftp_path, fetching=fetching, prefetch=prefetch
         )
@@ -140,9 +140,7 @@ class Compute(Consuming[bytes]):
             raise UsageError(f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(wanted)}")
         self._task = task
         self._output_ids = DerivedIds(op_from)
-        outputs = KeptOutputs(store, route)
-        self._outputs = outputs if not route.in_memory else None
-        self._gate_out = gate_out
+        self._gate_out = OutGate(gate_out, "gate_out", KeptOutputs(store, route))
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
         super().__init__(
@@ -152,26 +150,14 @@ class Compute(Consuming[bytes]):
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting),
-            outputs=Outputs(one_topic(topic_out), op_from, packing),
+            outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 
-    def _call(self, arguments: dict[str, Any]) -> Any:
-        return self._task(**arguments)
+    def _call(self, job: Job) -> Any:
+        return self._task(**job.arguments[0])
 
-    def _finish(self, examples: Sequence[Example], result: Any) -> Outcome:
-        url = None
-        if self._outputs is not None and result is not None:
-            result = url = self._outputs.keep(result)
-        payload = None if result is None else gated_out(self._gate_out, result, "gate_out")
-        if not payload:
-            return Outcome(None)
-        if len(examples) == 1:  # without lists: it is the most frequent case
-            ids, capture_ms = examples[0].id, examples[0].capture_ms
-        else:
-            ids = b"".join([example.id for example in examples])
-            capture_ms = max([example.capture_ms for example in examples])
-        is_url = url is not None and payload == url.encode()
-        return Outcome(payload, payload, self._output_ids.of(ids), capture_ms, is_url=is_url)
+    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        return (one_output(job, self._gate_out, result, self._output_ids),)
 
 
 def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:

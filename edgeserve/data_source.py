@@ -13,16 +13,17 @@ from edgeserve._broker.base import Producer
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight, Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
-from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import Clock
 from edgeserve._core.ids import ID_SIZE, random_ids
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Fate
+from edgeserve._flow_ids import FlowId, check_fits, checked_header_size, id_of_flow
 from edgeserve._interrupts import interruptibly
 from edgeserve._later import refuse_log
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate, gated_out
+from edgeserve._ports import Outputs
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
 from edgeserve.address import Address
@@ -58,6 +59,9 @@ class DataSource(Operator[bytes]):
         log_path, log_filename: Replay logs; not in this version.
         event_time: Called on each item for its capture time, ms since the epoch; None: the time at which the stream
             yielded it.
+        flow_id: Called on each item for the id of the flow it is of, by which a cascade matches it with what asks about
+            it: bytes, str (as UTF-8) or int (its decimal digits). None: there are no flows.
+        header_size: The most bytes that a flow id has; None for 32. NULs at its end are padding, and not part of it.
         overflow: What happens when the broker can't keep up, or is away. `'block'`: sending waits; `'drop_oldest'`:
             what has waited longest is dropped, and counted as evicted; `'spool'`: everything is written to this
             machine's disk first, and from there to the broker, in order, also by the next run of this source; the
@@ -67,7 +71,8 @@ class DataSource(Operator[bytes]):
         spool_path: The folder of the spool; None for `spool` in `$EDGESERVE_HOME`, else in the user's data folder.
         spool_max_bytes: What the spool may hold, 1 MiB or more; beyond it sending waits.
         packing: Whether examples that had to wait for the broker leave together in one message, which is several
-            times as fast; False sends each as a message of its own, as the research prototype did.
+            times as fast; False sends each as a message of its own, as the research prototype did. None: only those
+            without a flow id, as a message can have but one, by which replicas of a model share the topic.
         store: Where payloads are kept, so that only their URLs travel (lazy data routing); None sends them whole.
         store_above_bytes: What is no larger than this travels whole all the same, which costs less.
         clock: Where time is read; None for the machine's clocks.
@@ -90,11 +95,13 @@ class DataSource(Operator[bytes]):
         log_filename: str | None = None,
         *,
         event_time: Callable[[Any], float] | None = None,
+        flow_id: Callable[[Any], FlowId] | None = None,
+        header_size: int | None = None,
         overflow: Overflow = "block",
         max_unconfirmed: int = MAX_UNCONFIRMED,
         spool_path: str | None = None,
         spool_max_bytes: int = _SPOOL_BYTES,
-        packing: bool = True,
+        packing: bool | None = None,
         store: PayloadStore | None = None,
         store_above_bytes: int = _STORE_ABOVE_BYTES,
         clock: Clock | None = None,
@@ -105,13 +112,20 @@ class DataSource(Operator[bytes]):
         topic = one_topic(topic)
         if not isinstance(stream, Iterable):
             raise UsageError(f"the stream is a {type(stream).__name__}: expected something to iterate over")
-        check_callables(gate=gate, event_time=event_time)
+        check_callables(gate=gate, event_time=event_time, flow_id=flow_id)
         if overflow not in ("block", "drop_oldest", "spool"):
             raise UsageError(f"overflow is {overflow!r}: expected 'block', 'drop_oldest' or 'spool'")
         super().__init__(source_id, Life(clock, None, close_timeout_ms))
         check_count("store_above_bytes", store_above_bytes, least=0)
         check_store(store)
-        self._op_from = op_from
+        self._flow_id = flow_id
+        self._outputs = Outputs(
+            topic,
+            op_from,
+            packing,
+            header_size=0 if flow_id is None else checked_header_size(header_size),
+            is_shared_by_flow=True,
+        )
         self._store = store
         self._store_above_bytes = store_above_bytes
         self._ids: list[bytes] = []
@@ -134,14 +148,18 @@ class DataSource(Operator[bytes]):
             else:
                 lease = ConnectionLease(pulsar_node)
                 opening.callback(lease.close)
-                producer, address = lease.connection.producer(topic, together=not packing), str(lease.address)
+                producer, address = (
+                    lease.connection.producer(topic, together=not self._outputs.may_pack),
+                    str(lease.address),
+                )
             self._outbox: Outbox[None] = Outbox(
                 producer,
                 address,
                 self._confirmed,
                 on_dropped=self._dropped if self._drops else None,
                 on_failed=self._failed if self._drops else None,
-                packing=packing,
+                packing=self._outputs.may_pack,
+                marks=self._outputs.marks,
                 limits=limits,
             )
             opening.callback(self._close_flushed, self._outbox)
@@ -181,11 +199,15 @@ class DataSource(Operator[bytes]):
             if payload is not None:
                 if self._event_time is not None:
                     capture_ms = _checked_ms(interruptibly(self._event_time, item))
-                if self._store is not None and len(payload) > self._store_above_bytes:
+                flow_id = b""
+                if self._flow_id is not None:
+                    flow_id = id_of_flow(interruptibly(self._flow_id, item))
+                    check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
+                is_url = self._store is not None and len(payload) > self._store_above_bytes
+                if self._store is not None and is_url:
                     payload = self._store.put(payload).encode("ascii")
-                    self._outbox.send((self._example(payload), capture_ms, packs.URL), None)
-                else:
-                    self._outbox.send((self._example(payload), capture_ms), None)
+                example = self._outputs.made(self._new_id(), payload, capture_ms, flow_id=flow_id, is_url=is_url)
+                self._outbox.send(example, None)
         except BaseException:
             self._ledger.settle_some(1, Fate.FAILED)  # an item can't be taken from its stream again
             raise
@@ -195,10 +217,10 @@ class DataSource(Operator[bytes]):
             self._ledger.settle_some(1, Fate.USED)
         return payload
 
-    def _example(self, payload: bytes) -> bytes:
+    def _new_id(self) -> bytes:
         if not self._ids:
             self._ids = random_ids(os.urandom(_IDS_AT_ONCE * ID_SIZE))
-        return b"".join((self._ids.pop(), self._op_from, payload))
+        return self._ids.pop()
 
     def _confirmed(self, tokens: Sequence[None]) -> None:
         if self._drops:

@@ -10,7 +10,7 @@ from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
 from edgeserve._core.clock import Clock
 from edgeserve._core.join import JoinPolicy, NoJoin
-from edgeserve._core.step import Example, Outcome
+from edgeserve._core.step import Job, Outcome
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -51,6 +51,8 @@ class Materialize(Consuming[T]):
         topic: The topic to read, or several.
         log_path, log_filename: Replay logs; not in this version.
         sink_id: This operator's name, and that of its subscription.
+        with_flow_id: Whether the function gets a pair: the flow id (bytes, without padding; b"" where there is none),
+            and what it gets otherwise. For the answers of a cascade.
         decode: Turns what `gate` returned, or the payload that was fetched, into the function's argument.
         fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
         prefetch: How many payloads are fetched ahead of the function, for streams of which nearly all is used.
@@ -84,6 +86,7 @@ class Materialize(Consuming[T]):
         log_filename: str | None = None,
         *,
         sink_id: str = "my-sub",
+        with_flow_id: bool = False,
         decode: Callable[[Any], Any] | None = None,
         fetching: Fetching | None = None,
         prefetch: int = 0,
@@ -107,6 +110,7 @@ class Materialize(Consuming[T]):
             raise UsageError(f"deduplicate is {deduplicate!r}: expected True, False or a Deduplicate")
         check_callables(gate=gate)
         self._materialize = materialize
+        self._with_flow_id = with_flow_id
         super().__init__(
             sink_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
@@ -117,9 +121,11 @@ class Materialize(Consuming[T]):
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 
-    def _call(self, arguments: dict[str, Any]) -> T:
-        return self._materialize(arguments[_PARAMETER])
+    def _call(self, job: Job) -> T:
+        value = job.arguments[0][_PARAMETER]
+        return self._materialize((job.examples[0].header, value)) if self._with_flow_id else self._materialize(value)
 
-    def _finish(self, examples: Sequence[Example], result: T) -> Outcome:
-        url = self._values.route.url_here(examples[0]) if self._values.route.policy.wants_urls else None
-        return Outcome(result if url is None else url)
+    def _finish(self, job: Job, result: T) -> Sequence[Outcome]:
+        route = self._values.route
+        url = route.url_here(job.examples[0]) if route.policy.wants_urls else None
+        return (Outcome(job.examples, result if url is None else url),)

@@ -31,6 +31,55 @@ CAMERA: list[tuple[str, Any]] = [
 ]
 NODE: tuple[str, Any] = ("pulsar_node", Parameter.empty)
 
+COMPUTE: list[tuple[str, Any]] = [
+    ("task", Parameter.empty),
+    NODE,
+    ("worker_id", "worker1"),
+    ("gate_in", None),
+    ("gate_out", None),
+    ("ftp", False),
+    ("ftp_memory", False),
+    ("ftp_delete", False),
+    ("local_ftp_path", FTP),
+    ("topic_in", "src"),
+    ("topic_out", "dst"),
+    ("max_time_diff_ms", 10_000),
+    ("no_overlap", False),
+    ("min_interval_ms", 0),
+    ("log_path", None),
+    ("log_filename", None),
+]
+BATCHES: list[tuple[str, Any]] = [
+    ("batch_max_num_msg", 100),
+    ("batch_max_bytes", 10 * 1024 * 1024),
+    ("batch_timeout_ms", 10),
+]
+CASCADE_TOPICS: list[tuple[str, Any]] = [
+    ("task", Parameter.empty),
+    NODE,
+    ("topic_in_data", Parameter.empty),
+    ("topic_out_destination", Parameter.empty),
+    ("topic_in_signal", None),
+    ("topic_out_signal", None),
+    ("gate_in_data", None),
+    ("gate_out_destination", None),
+    ("gate_in_signal", None),
+    ("gate_out_signal", None),
+]
+CASCADE_OPTIONS: list[tuple[str, Any]] = [
+    ("header_size", None),
+    ("ftp", False),
+    ("ftp_memory", False),
+    ("ftp_delete", False),
+    ("local_ftp_path", FTP),
+    ("max_time_diff_ms", 10_000),
+    ("no_overlap", False),
+    ("min_interval_ms", 0),
+    ("log_path", None),
+    ("log_filename", None),
+    ("acknowledge", True),
+]
+
 # The arguments by position that scripts rely on, with their defaults.
 POSITIONS: dict[str, list[tuple[str, Any]]] = {
     "edgeserve.data_source.DataSource": [
@@ -52,25 +101,22 @@ POSITIONS: dict[str, list[tuple[str, Any]]] = {
         ("topic", "src"),
     ],
     "edgeserve.compute.Compute": [
-        ("task", Parameter.empty),
-        NODE,
-        ("worker_id", "worker1"),
-        ("gate_in", None),
-        ("gate_out", None),
-        ("ftp", False),
-        ("ftp_memory", False),
-        ("ftp_delete", False),
-        ("local_ftp_path", FTP),
-        ("topic_in", "src"),
-        ("topic_out", "dst"),
-        ("max_time_diff_ms", 10_000),
-        ("no_overlap", False),
-        ("min_interval_ms", 0),
-        ("log_path", None),
-        ("log_filename", None),
+        *COMPUTE,
         ("drop_if_older_than_ms", None),
         ("log_verbose", False),
     ],
+    "edgeserve.batch_compute.BatchCompute": [
+        *COMPUTE,
+        ("acknowledge", True),
+        *BATCHES,
+    ],
+    "edgeserve.model.Model": [
+        *CASCADE_TOPICS,
+        ("model_id", "model1"),
+        *CASCADE_OPTIONS,
+        ("receiver_queue_size", 10_000),
+    ],
+    "edgeserve.batch_model.BatchModel": [*CASCADE_TOPICS, *CASCADE_OPTIONS, *BATCHES],
     "edgeserve.materialize.Materialize": [
         ("materialize", Parameter.empty),
         NODE,
@@ -88,9 +134,16 @@ POSITIONS: dict[str, list[tuple[str, Any]]] = {
     "edgeserve.window.Window": [("size", Parameter.empty)],
 }
 
-OPERATORS = [edgeserve.DataSource, edgeserve.Compute, edgeserve.Materialize]
-# A topic is read under one name and written under another; what is inherent in an operator is its own.
-MAY_DIFFER = {"topic"}
+OPERATORS = [
+    edgeserve.DataSource,
+    edgeserve.Compute,
+    edgeserve.BatchCompute,
+    edgeserve.Model,
+    edgeserve.BatchModel,
+    edgeserve.Materialize,
+]
+# A topic is read under one name and written under another; a task is called as its operator does.
+MAY_DIFFER = {"topic", "task"}
 
 
 def found(path: str) -> Any:

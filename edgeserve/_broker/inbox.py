@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
@@ -17,10 +17,18 @@ _log = logging.getLogger("edgeserve.inbox")
 
 
 class Inbox:
-    """What has arrived for one operator and was not taken yet."""
+    """What has arrived for one operator and was not taken yet.
 
-    def __init__(self, consumer: Consumer) -> None:
+    Args:
+        consumer: Where it comes from.
+        roles: What stands for the source of an example, by topic; None: the name of the operator it is from.
+        header_size: The bytes of header in messages whose sender has not said it.
+    """
+
+    def __init__(self, consumer: Consumer, roles: Mapping[str, str] | None = None, header_size: int = 0) -> None:
         self._consumer = consumer
+        self._roles = roles
+        self._header_size = header_size
         self._deliveries: deque[Delivery] = deque()
         self.received_bytes = 0
         """Bytes of the messages that were opened."""
@@ -52,7 +60,11 @@ class Inbox:
         delivery = self._deliveries.popleft()
         self.received_bytes += len(delivery.payload)
         has_urls = URL in delivery.properties or delivery.properties.get(PACK) == MARKED_PACK_FORM
-        opened = _open(delivery)
+        opened = _open(delivery, self._header_size)
+        if self._roles is not None:
+            role = self._roles[delivery.topic]
+            for example in opened:
+                example.source = role
         if has_urls:
             self.announced_bytes += sum([said_bytes(example.data) for example in opened if example.is_url])
         return opened
@@ -62,25 +74,33 @@ class Inbox:
         if parcels:
             self._consumer.acknowledge([parcel.delivery for parcel in parcels])
 
+    def pause(self, topics: Sequence[str]) -> None:
+        """Take nothing of these topics until called again."""
+
+    def give_back(self, parcels: Sequence[Parcel]) -> None: ...
+    def ask(self, keys: Sequence[bytes]) -> None: ...
+    def asked(self) -> Sequence[bytes]:
+        return ()
+
+    must_ask = False
+    max_unacknowledged: int | None = None
+
     def close(self) -> None:
         """Leave the subscription; what was not acknowledged goes to the next consumer."""
         self._deliveries.clear()
         self._consumer.close()
 
 
-def _open(delivery: Delivery) -> list[Example]:
+def _open(delivery: Delivery, header_size: int) -> list[Example]:
     """What is in a message: one example, or those of a pack."""
     payload, properties = delivery.payload, delivery.properties
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
     entries: Sequence[packs.Entry] = ((payload, capture_ms),)
-    header_size = 0
     delivery.payload = b""  # a message may be unacknowledged long after its examples were used
     parcel = Parcel(delivery)
     if properties:
         try:
-            if UNREADABLE in properties:
-                raise MalformedMessage(f"its key or marks are not UTF-8 text: {properties[UNREADABLE]}")
-            header_size = _header_size(properties.get(HEADER_SIZE, "0"))
+            header_size = _header_size(properties, header_size)
             if PACK in properties:
                 entries = _unpacked(payload, properties[PACK])
             elif URL in properties:
@@ -90,6 +110,7 @@ def _open(delivery: Delivery) -> list[Example]:
         if PACK in properties:
             delivery.properties = {name: value for name, value in properties.items() if name != PACK}
             parcel.open_examples = len(entries)
+            parcel.is_pack = True
     opened = []
     for entry in entries:
         data, captured_ms = entry[0], entry[1]
@@ -111,7 +132,12 @@ def _malformed(parcel: Parcel, data: bytes, capture_ms: int, error: MalformedMes
     return malformed
 
 
-def _header_size(mark: str) -> int:
+def _header_size(properties: Mapping[str, str], unmarked: int) -> int:
+    if UNREADABLE in properties:
+        raise MalformedMessage(f"its key or marks are not UTF-8 text: {properties[UNREADABLE]}")
+    mark = properties.get(HEADER_SIZE)
+    if mark is None:
+        return unmarked
     if not (mark.isascii() and mark.isdigit() and len(mark) <= 9):
         raise MalformedMessage(f"its mark {HEADER_SIZE}={mark!r} is no size in bytes")
     return int(mark)

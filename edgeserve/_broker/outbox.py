@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -33,9 +33,7 @@ _ENTRY_BYTES = 15
 # broker as much as full ones, so that more of them are sent only where they can't get larger.
 _FEW_SENDS = 2
 _FEW_EXAMPLES = 4
-_PACK_MARKS = {PACK: PACK_FORM}
-_MARKED_PACK_MARKS = {PACK: MARKED_PACK_FORM}
-_URL_MARKS = {URL: "1"}
+_NO_MARKS: Mapping[str, str] = {}
 
 MAX_UNCONFIRMED = 4000
 
@@ -45,7 +43,7 @@ class InFlight:
     """How much may be on its way to the broker.
 
     Attributes:
-        max_sends: How many sends may be unconfirmed; of packs that are not full, only a few may.
+        max_sends: How many packs may be unconfirmed; of those that are not full, only a few may.
         max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
         max_bytes: How many bytes of them; one example may be larger than that when it is alone.
     """
@@ -60,9 +58,9 @@ class InFlight:
         check_count("max_bytes", self.max_bytes)
 
 
-def message_of(entry: Entry) -> Message:
+def message_of(entry: Entry, marks: Mapping[str, str] = _NO_MARKS) -> Message:
     """An example as a message of its own."""
-    return Message(entry[0], entry[1], None, _URL_MARKS if len(entry) > packs.UNMARKED else {})
+    return Message(entry[0], entry[1], None, {**marks, URL: "1"} if len(entry) > packs.UNMARKED else marks)
 
 
 class _Leaving(Generic[Token]):
@@ -90,6 +88,7 @@ class Outbox(Generic[Token]):
         on_failed: Called with the tokens of what was refused, or had not left when the outbox was closed.
         packing: Whether examples that had to wait leave as one message; else they do as messages of their own that
             are sent together.
+        marks: What every message is marked with that is made of examples here.
         limits: How much may be on its way.
     """
 
@@ -102,6 +101,7 @@ class Outbox(Generic[Token]):
         on_dropped: Callable[[Sequence[Token]], None] | None = None,
         on_failed: Callable[[Sequence[Token]], None] | None = None,
         packing: bool = True,
+        marks: Mapping[str, str] = _NO_MARKS,
         limits: InFlight | None = None,
     ) -> None:
         self._producer = producer
@@ -110,6 +110,9 @@ class Outbox(Generic[Token]):
         self._on_dropped = on_dropped
         self._on_failed = on_failed
         self._packing = packing
+        self._marks = marks
+        self._pack_marks = {**marks, PACK: PACK_FORM}
+        self._marked_pack_marks = {**marks, PACK: MARKED_PACK_FORM}
         self._limits = limits if limits is not None else InFlight()
         self._max_pack_bytes = packs.MAX_BYTES
         self._lock = threading.Lock()
@@ -160,10 +163,11 @@ class Outbox(Generic[Token]):
         in_all = f" ({examples} examples in all)" if examples > 1 else ""
         raise DeliveryError(f"{first}{in_all}", self._address) from first
 
-    def send(self, what: Entry | Message, token: Token) -> None:
+    def send(self, what: Entry | Message, token: Token, *, more_follows: bool = False) -> None:
         """Hand over one example, or a message that is never part of a pack: one with a key or marks of its own.
 
         It waits first while too much is on its way. `token` is passed on when it is stored, and never if it can't be.
+        With `more_follows` it may wait for the next one, to leave together with it.
 
         Raises:
             PayloadTooLarge: The broker does not take messages of this size; nothing was sent.
@@ -186,24 +190,25 @@ class Outbox(Generic[Token]):
             self._sent_bytes += size
             self._tokens.append(token)
             self._waiting.append(what)
-            if not self._may_leave():
+            if more_follows or not self._may_leave():
                 return
         self._drain(what)
 
     def _may_leave(self) -> bool:
         """Whether what waits first may be sent now. With the lock."""
         waiting, sends, limits = self._waiting, self._sends, self._limits
-        if self._is_draining or not waiting or sends >= limits.max_sends:
+        if self._is_draining or not waiting:
             return False
         under_way = self._examples - len(waiting)
         if under_way >= limits.max_examples:
             return False  # where the oldest is dropped, one more may wait than may be on its way
-        return (
+        if isinstance(waiting[0], Message):
+            return True  # waiting would not make it larger
+        return sends < limits.max_sends and (
             sends < _FEW_SENDS
             or under_way < _FEW_EXAMPLES
             or self._waiting_bytes >= self._max_pack_bytes
             or len(waiting) >= packs.MAX_EXAMPLES
-            or isinstance(waiting[0], Message)
         )
 
     def _is_full(self, size: int) -> bool:
@@ -216,6 +221,13 @@ class Outbox(Generic[Token]):
         self._watchers += 1
         try:
             while self._is_full(size) and not self._is_stopped:
+                if self._may_leave():  # it waited for this one, to leave with it
+                    self._lock.release()
+                    try:
+                        self._drain()
+                    finally:
+                        self._lock.acquire()
+                    continue
                 self._changed.wait(_SLICE_S)
                 raise_noted()
         finally:
@@ -293,11 +305,11 @@ class Outbox(Generic[Token]):
             return
         entries = cast("list[Entry]", leaving.what)  # a message of its own leaves alone
         if not self._packing:
-            self._producer.send_together([message_of(entry) for entry in entries], confirmed)
+            self._producer.send_together([message_of(entry, self._marks) for entry in entries], confirmed)
         elif len(entries) == 1:
-            self._producer.send(message_of(first), confirmed)
+            self._producer.send(message_of(first, self._marks), confirmed)
         else:
-            marks = _MARKED_PACK_MARKS if max(map(len, entries)) > packs.UNMARKED else _PACK_MARKS
+            marks = self._marked_pack_marks if max(map(len, entries)) > packs.UNMARKED else self._pack_marks
             newest_ms = max([entry[1] for entry in entries])
             self._producer.send(Message(packs.pack(entries), newest_ms, None, marks), confirmed)
 

@@ -203,9 +203,10 @@ class _Forwarder:
             # This broker takes less than others: one by one they may fit.
             entries = packs.unpack(delivery.payload, is_marked=delivery.properties[PACK] == MARKED_PACK_FORM)
             together = ConfirmedTogether(len(entries), confirmed)
+            marks = {name: value for name, value in delivery.properties.items() if name != PACK}
             for entry in entries:
                 try:
-                    producer.send(message_of(entry), together)
+                    producer.send(message_of(entry, marks), together)
                 except PayloadTooLarge as too_large:
                     self._give_up(too_large, together)
 

@@ -61,6 +61,10 @@ class Join(Protocol):
     def serves_at_once(self) -> str | None:
         """The task's parameter, where `decide` would make a job of each arrival and nothing else."""
 
+    @property
+    def full(self) -> frozenset[str]:
+        """Sources of which it can't take more for now."""
+
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for (`arrival` is None)."""
 
@@ -74,6 +78,8 @@ class NoJoin:
     Also what comes late, as after the death of a replica. Only what arrives during the interval between two starts
     competes: the newest is served when the interval ends.
     """
+
+    full: frozenset[str] = frozenset()
 
     def __init__(self, policy: JoinPolicy) -> None:
         self._policy = policy
@@ -100,7 +106,7 @@ class NoJoin:
             return decision
         self._pace.started(now)
         chosen.is_used = True
-        decision.job = Job({self._parameter: chosen})
+        decision.job = Job(({self._parameter: chosen},), (chosen,))
         decision.released.append(chosen)
         return decision
 
@@ -128,6 +134,7 @@ class LatestJoin:
     """
 
     serves_at_once = None
+    full: frozenset[str] = frozenset()
 
     def __init__(self, policy: JoinPolicy) -> None:
         self._policy = policy
@@ -199,8 +206,8 @@ class LatestJoin:
 
     def _start(self, now: Now, decision: Decision) -> Job:
         self._pace.started(now)
-        job = Job({parameter: self._held[source] for parameter, source in self._policy.parameters.items()})
-        for example in job.inputs.values():
+        job = Job(({parameter: self._held[source] for parameter, source in self._policy.parameters.items()},))
+        for example in job.examples:
             example.is_used = True
         if self._policy.no_overlap:
             decision.released.extend(self._held.values())
@@ -224,6 +231,7 @@ class NearestJoin:
     """
 
     serves_at_once = None
+    full: frozenset[str] = frozenset()
 
     def __init__(self, policy: JoinPolicy, *, max_wait_ms: float = 1000, max_waiting: int = 10_000) -> None:
         check_ms("max_wait_ms", max_wait_ms)
@@ -340,7 +348,7 @@ class NearestJoin:
             for source, example in matched.items():
                 self._candidates[source].remove(example)
             decision.released.extend(matched.values())
-        return Job(inputs)
+        return Job((inputs,))
 
     def _forget(self, decision: Decision) -> None:
         """Let go of candidates that can't be the nearest to anything that waits or is still to come."""

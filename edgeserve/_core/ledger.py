@@ -57,6 +57,8 @@ class Stats:
         received_bytes: Bytes that came through the broker.
         sent_bytes: Bytes of the examples that were handed over to be sent through it.
         fetches: What was fetched beside the broker.
+        escalated: Those of the examples sent that ask the next model of a cascade.
+        batches: How many batches had so many units, by their number.
     """
 
     received: int = 0
@@ -68,6 +70,8 @@ class Stats:
     received_bytes: int = 0
     sent_bytes: int = 0
     fetches: FetchStats = FetchStats()
+    escalated: int = 0
+    batches: Mapping[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         fates = "".join(f", {count} {fate.value}" for fate, count in self.fates.items())
@@ -77,7 +81,8 @@ class Stats:
         fetched = f", {fetches.fetched + fetches.local} payloads" if fetches != FetchStats() else ""
         troubles = {"could not be had": fetches.failed, "not deleted": fetches.deletes_refused}
         fetched += "".join(f", {count} {what}" for what, count in troubles.items() if count)
-        return f"{self.received} received{fates}, {self.held} held, {sent}{letters}{fetched}"
+        escalated = f", {self.escalated} escalated" if self.escalated else ""
+        return f"{self.received} received{fates}, {self.held} held, {sent}{escalated}{letters}{fetched}"
 
 
 class Ledger:
@@ -145,6 +150,16 @@ class Ledger:
         """Take one reason away not to acknowledge each of them, and return what may be acknowledged now."""
         with self._lock:
             return self._release(examples)
+
+    def give_back(self, examples: Sequence[Example]) -> list[Parcel]:
+        """Forget inputs that are to be delivered again, as if they had not come. The messages to give back."""
+        parcels = []
+        with self._lock:
+            for example in examples:
+                del self._open[example.id]
+                parcels += [parcel for parcel in (example.parcel, *(example.twins or ())) if parcel is not None]
+        self._received -= len(examples)
+        return parcels
 
     def close(self, parcel: Parcel) -> list[Parcel]:
         """Note that something malformed in a message is done with."""

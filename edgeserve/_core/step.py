@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -49,14 +49,16 @@ class Parcel:
     Attributes:
         delivery: What the broker wants to have back; opaque here.
         open_examples: How many of its examples are not done with.
+        is_pack: Whether several examples came in it.
         used_urls: The URLs of payloads to be deleted when it is acknowledged; None for none.
     """
 
-    __slots__ = ("delivery", "open_examples", "used_urls")
+    __slots__ = ("delivery", "is_pack", "open_examples", "used_urls")
 
     def __init__(self, delivery: Any, open_examples: int = 1) -> None:
         self.delivery = delivery
         self.open_examples = open_examples
+        self.is_pack = False
         self.used_urls: set[str] | None = None
 
 
@@ -65,8 +67,8 @@ class Example:
 
     Attributes:
         id: Its 16 bytes.
-        source: The name of the operator it came from.
-        header: The task's own header, b"" if it has none.
+        source: The name of the operator it came from; where topics say what an example is for, that role.
+        header: The flow id of a cascade's example, without its padding; b"" if it has none.
         value: What travelled, then what `gate_in` made of it.
         capture_ms: When it was captured, ms since the epoch.
         arrived_steady_ms: When a join took it in.
@@ -96,6 +98,7 @@ class Example:
     is_used = False
     fate: Fate | None = None
     holds = 0
+    _parked = 0
 
     def __init__(
         self,
@@ -115,6 +118,19 @@ class Example:
         self.parcel = parcel
         self.data = data
 
+    def park(self) -> None:
+        """Keep the payload once while it waits, not twice: as a part of its bytes, unless a gate changed it."""
+        value = self.value
+        if type(value) is bytes and value and self.data.endswith(value):
+            self._parked = len(value)
+            self.value = None
+
+    def unpark(self) -> None:
+        """Have the value back."""
+        if self._parked:
+            self.value = self.data[-self._parked :]
+            self._parked = 0
+
     def __repr__(self) -> str:
         return f"Example({self.id.hex()[:8]} of {self.source!r}, captured at {self.capture_ms} ms)"
 
@@ -128,19 +144,26 @@ def said_bytes(data: bytes) -> int:
     return int(said[1]) if said else 0
 
 
+Unit = Mapping[str, Example]
+"""Examples that belong together, by the parameter of the task that each goes to."""
+
+
 class Job:
-    """Examples that belong together.
+    """What one run of a task is about: one unit, or a batch of them.
 
     Attributes:
-        inputs: The examples by the parameter of the task that each goes to.
-        examples: The same, in the order of the parameters.
+        units: The units.
+        examples: All their examples, in order.
+        arguments: What the task gets, by parameter, for each unit; put here when it is about to run.
     """
 
-    __slots__ = ("examples", "inputs")
+    __slots__ = ("arguments", "examples", "units")
 
-    def __init__(self, inputs: Mapping[str, Example]) -> None:
-        self.inputs = inputs
-        self.examples = list(inputs.values())
+    arguments: Sequence[dict[str, Any]]
+
+    def __init__(self, units: Sequence[Unit], examples: Sequence[Example] | None = None) -> None:
+        self.units = units
+        self.examples = [each for unit in units for each in unit.values()] if examples is None else examples
 
 
 class Decision:
@@ -149,15 +172,19 @@ class Decision:
     Attributes:
         fates: Inputs whose fate is settled, each with it.
         released: Inputs that the operator holds no longer; a job that runs on them holds them by itself.
+        given_back: Inputs without a fate that the broker is to deliver again, to whoever their flow belongs to now.
+        asked: Flow ids whose examples are asked back from whoever holds them.
         job: What to run the task on, if anything.
         wake_steady_ms: When to step again without an arrival; None: not before one arrives.
     """
 
-    __slots__ = ("fates", "job", "released", "wake_steady_ms")
+    __slots__ = ("asked", "fates", "given_back", "job", "released", "wake_steady_ms")
 
     def __init__(self) -> None:
         self.fates: list[tuple[Example, Fate]] = []
         self.released: list[Example] = []
+        self.given_back: Sequence[Example] = ()
+        self.asked: Sequence[bytes] = ()
         self.job: Job | None = None
         self.wake_steady_ms: float | None = None
 
@@ -169,29 +196,38 @@ class Decision:
 
 
 class Outcome:
-    """What a step's second half made of the task's result.
+    """What a step's second half made of the task's result, or of one unit's part of it.
 
     Attributes:
-        value: What `next()` returns.
+        examples: What it was made from.
+        value: What `next()` returns of it.
         payload: The bytes to send on; None to send nothing.
         output_id: The id of what is sent, 16 bytes.
         capture_ms: When it was captured, or the newest of what it was made from; ms since the epoch.
         is_url: Whether the bytes to send are the URL of the payload.
+        flow_id: The flow it is about; b"" where there are no flows.
+        port: Which of the operator's outputs it leaves by.
     """
 
-    __slots__ = ("capture_ms", "is_url", "output_id", "payload", "value")
+    __slots__ = ("capture_ms", "examples", "flow_id", "is_url", "output_id", "payload", "port", "value")
 
     def __init__(
         self,
+        examples: Sequence[Example],
         value: Any,
         payload: bytes | None = None,
         output_id: bytes = b"",
         capture_ms: int = 0,
         *,
         is_url: bool = False,
+        flow_id: bytes = b"",
+        port: int = 0,
     ) -> None:
+        self.examples = examples
         self.value = value
         self.payload = payload
         self.output_id = output_id
         self.capture_ms = capture_ms
         self.is_url = is_url
+        self.flow_id = flow_id
+        self.port = port

@@ -149,10 +149,44 @@ def test_what_has_a_key_or_marks_is_not_packed_and_keeps_its_place(
     sends.send(4, 5)
     seen = []
     while manual.unconfirmed:
-        seen += left(manual)
+        seen.append(left(manual)[0])
         manual.confirm()
     assert seen == [[0], [1], [2], [3], [4, 5]]
     assert sends.confirmed == [0, 1, 2, 3, 4, 5]
+
+
+def test_messages_of_their_own_leave_at_once_within_the_bounds(
+    manual: ManualBroker, outbox: Callable[..., Sends]
+) -> None:
+    sends = outbox(max_sends=1, max_examples=100)
+    for number in range(100):
+        sends.outbox.send(message(number, key="k"), number)
+    assert left(manual) == [[number] for number in range(100)]
+
+
+def test_what_more_follows_leaves_together_with_it(manual: ManualBroker, outbox: Callable[..., Sends]) -> None:
+    sends = outbox(max_examples=4)
+    for number in range(3):
+        sends.outbox.send((message(number).payload, CAPTURE_MS + number), number, more_follows=number < 2)
+    assert left(manual) == [[0, 1, 2]]
+
+
+def test_what_waits_for_more_leaves_when_there_is_no_room_for_that(
+    manual: ManualBroker, outbox: Callable[..., Sends]
+) -> None:
+    sends = outbox(max_examples=2)
+
+    def send_all() -> None:
+        for number in range(5):
+            sends.outbox.send((message(number).payload, CAPTURE_MS + number), number, more_follows=number < 4)
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    while len(sends.confirmed) < 5:
+        if manual.unconfirmed:
+            manual.confirm()
+    sender.join()
+    assert sends.confirmed == [0, 1, 2, 3, 4]
 
 
 def test_without_packing_each_is_a_message_and_what_waited_leaves_together(

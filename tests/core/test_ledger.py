@@ -24,7 +24,7 @@ def test_an_example_is_held_until_the_join_and_every_job_have_let_go() -> None:
     ledger.receive([held])
     for _ in range(2):
         decision = Decision()
-        decision.job = Job({"p": held})
+        decision.job = Job([{"p": held}])
         ledger.carry_out(decision)
     assert [ledger.release([held]), ledger.release([held]), ledger.release([held])] == [[], [], [parcel]]
 

@@ -145,7 +145,7 @@ def test_a_job_names_its_examples_by_the_parameters_that_take_their_sources() ->
     assert arrive(join, frame).job is None
     decision = arrive(join, sound)
     assert decision.job is not None
-    assert decision.job.inputs == {"frame": frame, "sound": sound}
+    assert decision.job.units[0] == {"frame": frame, "sound": sound}
 
 
 # How long it waits.

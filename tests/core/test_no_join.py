@@ -21,7 +21,7 @@ def test_what_is_served_at_once_is_what_the_join_would_decide() -> None:
     for example in examples:
         decision = join.decide(example, Now(40, 0.0))
         assert decision.job is not None
-        assert decision.job.inputs == {join.serves_at_once: example}
+        assert decision.job.units[0] == {join.serves_at_once: example}
         assert (decision.fates, decision.wake_steady_ms) == ([], None)
         assert ledger.carry_out(decision) == []
         assert example.holds == 1, "that of the job, which is the one that it was received with"

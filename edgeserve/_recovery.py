@@ -1,0 +1,166 @@
+"""What follows when a step raises: try again, give up, find the poison in a batch; as `on_error` says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from edgeserve._core.step import Example, Job, Outcome, Unit
+from edgeserve._on_error import ErrorPolicy
+from edgeserve.routing.fetching import Stopped
+
+UNSERVED = object()
+"""What takes the place of a result where there is none: None is one."""
+
+_log = logging.getLogger("edgeserve.operator")
+
+_MOST_NAMED = 20
+
+
+class Recovery:
+    """Goes on after errors.
+
+    Args:
+        name: The operator's.
+        policy: What `on_error` and its companions say.
+        pause: Waits so many ms; False if the operator is to stop meanwhile.
+        give_up: Settles examples as failed, for a reason.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: ErrorPolicy,
+        pause: Callable[[float], bool],
+        give_up: Callable[[Sequence[Example], Exception], None],
+    ) -> None:
+        self._name = name
+        self._policy = policy
+        self._pause = pause
+        self._give_up = give_up
+
+    def _covers(self, error: Exception) -> bool:
+        return not isinstance(error, Stopped) and self._policy.covers(error)
+
+    def tried(self, function: Callable[[], Any], examples: Sequence[Example]) -> Any:
+        """What the function returns; `UNSERVED` if it raised and its examples were given up, or the operator stops.
+
+        Raises:
+            Exception: What it raised, if the step can't go on after that.
+        """
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001 - raised again unless `on_error` covers it
+            return self._recovered(function, examples, error)
+
+    def _recovered(self, function: Callable[[], Any], examples: Sequence[Example], error: Exception) -> Any:
+        try:
+            return self._retried(function, error)
+        except Stopped:
+            return UNSERVED
+        except Exception as last:
+            if not self._covers(last):
+                raise
+            self._give_up(examples, last)
+            return UNSERVED
+
+    def tried_batch(self, run: Callable[[Job], Sequence[Outcome]], job: Job) -> Any:
+        """What running a batch gives: where it raises, of what is left when the poison was found and given up.
+
+        Raises:
+            Exception: What it raised, if the step can't go on after that.
+        """
+        try:
+            return run(job)
+        except Exception as error:  # noqa: BLE001 - raised again unless `on_error` covers it
+            try:
+                return self._retried(partial(run, job), error)
+            except Stopped:
+                return UNSERVED
+            except Exception as last:
+                if not self._covers(last):
+                    self._name_units(job, last)
+                    raise
+                return self._without_poison(run, job.units, last)
+
+    def _retried(self, again: Callable[[], Any], error: Exception) -> Any:
+        """What another try returns, if another is made and one succeeds.
+
+        Raises:
+            Exception: The last error.
+        """
+        if self._policy.on_error == "retry" and self._covers(error):
+            for _ in range(self._policy.max_retries):
+                if not self._pause(self._policy.retry_interval_ms):
+                    return UNSERVED
+                try:
+                    return again()
+                except Exception as next_error:
+                    if not self._covers(next_error):
+                        raise
+                    error = next_error
+        raise error
+
+    def _without_poison(self, run: Callable[[Job], Sequence[Outcome]], units: Sequence[Unit], error: Exception) -> Any:
+        """Give up each unit that fails by itself, and run the others together.
+
+        Where none does, and yet all together fail, the halves become batches of their own.
+        """
+        try:
+            poison = self._poison(run, units, error)
+            for unit, its_error in poison:
+                self._give_up(list(unit.values()), its_error)
+            rest = [unit for unit in units if all(unit is not bad for bad, _ in poison)]
+            if not rest:
+                return UNSERVED
+            parts = [rest] if poison else [rest[: len(rest) // 2], rest[len(rest) // 2 :]]
+            return [outcome for part in parts for outcome in self._run_part(run, part)]
+        except Stopped:
+            return UNSERVED
+
+    def _run_part(self, run: Callable[[Job], Sequence[Outcome]], units: Sequence[Unit]) -> Sequence[Outcome]:
+        try:
+            return run(Job(units))
+        except Exception as error:
+            if not self._covers(error):
+                raise
+            outcomes = self._without_poison(run, units, error)
+            return () if outcomes is UNSERVED else outcomes
+
+    def _poison(
+        self, run: Callable[[Job], Sequence[Outcome]], units: Sequence[Unit], error: Exception
+    ) -> list[tuple[Unit, Exception]]:
+        """The units that fail by themselves, of some that fail together."""
+        if len(units) == 1:
+            return [(units[0], error)]
+        found = []
+        middle = len(units) // 2
+        for half in (units[:middle], units[middle:]):
+            try:
+                run(Job(half))
+            except Exception as half_error:
+                if not self._covers(half_error):
+                    raise
+                found += self._poison(run, half, half_error)
+        return found
+
+    def _name_units(self, job: Job, error: Exception) -> None:
+        """Say which flows were in the batch that raised."""
+        names = [_name_of(unit) for unit in job.units]
+        shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        what = f"in a batch of {len(names)} of operator {self._name!r}: {shown}"
+        _log.error("%s: %s: %s", what, type(error).__name__, error)
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(what)
+
+
+def _name_of(unit: Unit) -> str:
+    example = next(iter(unit.values()))
+    if not example.header:
+        return repr(example)
+    try:
+        return f"flow {example.header.decode('utf-8')!r}"
+    except UnicodeDecodeError:
+        return f"flow {example.header.hex()}"

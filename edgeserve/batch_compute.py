@@ -1,0 +1,157 @@
+"""`BatchCompute` runs a task on micro-batches, for tasks whose batch is cheaper than its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from edgeserve._broker.base import Share
+from edgeserve._consuming import Consuming
+from edgeserve._core.batches import Batching, BatchJoin
+from edgeserve._core.clock import Clock
+from edgeserve._core.ids import DerivedIds
+from edgeserve._core.step import Job, Outcome
+from edgeserve._later import refuse_log
+from edgeserve._on_error import ErrorPolicy, OnError
+from edgeserve._operator import End, Life
+from edgeserve._payload import Gate
+from edgeserve._ports import Inputs, OutGate, Outputs, Values, one_output
+from edgeserve._route import DEFAULT_FTP_PATH, KeptOutputs, RoutePolicy
+from edgeserve._task import check_name
+from edgeserve._topics import one_topic, topic_list
+from edgeserve.address import Address
+from edgeserve.errors import UsageError
+from edgeserve.routing.fetching import Fetching
+from edgeserve.routing.store import PayloadStore
+
+__all__ = ["BatchCompute"]
+
+_PARAMETER = "example"
+
+
+class BatchCompute(Consuming[bytes]):
+    """Runs a task on batches of examples, of whatever source, in the order in which they arrive.
+
+    A batch leaves when it is full by count or by bytes, or when its first example has waited long enough, whichever is
+    first. Operators with one `worker_id` are replicas that share the examples. `next()` makes one batch and returns the
+    bytes that were sent of it, or None; `stats.batches` says how large the batches were. As timing makes the batches, a
+    run that is repeated after a crash may make others, with other output ids.
+
+    Args:
+        task: Called with a list, one item for each example; returns one output. None sends nothing.
+        pulsar_node: The broker; None for the local one.
+        worker_id: This operator's name, at most 16 bytes: the name of its outputs and of its subscription.
+        gate_in: Called on each arriving payload (bytes); its result is the item of the list. None drops the example. A
+            dict holds one gate for each source.
+        gate_out: Called on the task's output; bytes-like or str (as UTF-8) leaves. None, or nothing in it, sends
+            nothing.
+        ftp: Whether a gate's result that is a URL (str or bytes) is fetched just before the task. What `store=` of a
+            source made a URL of is fetched in any case.
+        ftp_memory: Whether the task then gets the payload's bytes; else the path of a file, and its own output is kept
+            in a file too (`store`), whose URL goes to `gate_out`.
+        ftp_delete: Whether a payload is deleted in its store when its example was used and acknowledged. With several
+            consumers the first one takes it away from the others.
+        local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
+            `local_ftp_path/HOST/`.
+        topic_in: The topic of the inputs, or several.
+        topic_out: The topic of the outputs.
+        max_time_diff_ms: How far apart the capture times in one batch may lie, ends included.
+        no_overlap: Of `Compute`; here an example is in one batch in any case.
+        min_interval_ms: The least time from the start of one batch to that of the next; examples wait meanwhile.
+        log_path, log_filename: Replay logs; not in this version.
+        acknowledge: Of the research prototype: inputs are acknowledged in any case, when the broker has what was made
+            of them.
+        batch_max_num_msg: How many examples a batch has at most.
+        batch_max_bytes: How many bytes it has at most, as they travelled; an example that has more is alone.
+        batch_timeout_ms: How long its first example waits for others.
+        max_waiting: How many examples may wait, as when they come faster than `min_interval_ms` lets them be served;
+            beyond that no more are read.
+        decode: Turns what `gate_in` returned, or the payload that was fetched, into the item of the list.
+        store: Where outputs are kept in file mode; None for `local_ftp_path/ftp_output`, under this host's name.
+        fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
+        packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
+            as fast; False sends each as a message of its own, as the research prototype did. None: wherever messages
+            are not shared by flow id, so here always.
+        on_error: What happens when the task or a gate raises. `'raise'`: the step raises and names its examples,
+            whose examples stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
+            halves until it is known what fails by itself; that is given up, and the rest is served together.
+            `'retry'`: the batch is tried again before that; what is given up then becomes a dead letter, with
+            `'dead_letter'` at once; `'skip'`: it is dropped.
+        max_retries: How often `'retry'` tries again.
+        retry_interval_ms: How long `'retry'` waits before each time.
+        clock: Where time is read; None for the machine's clocks.
+        idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
+        close_timeout_ms: How long `close()` waits for the broker's confirmations.
+
+    Raises:
+        UsageError: An argument is wrong; the message says which, and what was expected.
+        BrokerError, BrokerUnreachable: The broker can't be used.
+    """
+
+    _serves_batches = True
+
+    def __init__(
+        self,
+        task: Callable[[list[Any]], Any],
+        pulsar_node: Address,
+        worker_id: str = "worker1",
+        gate_in: Gate | Mapping[str, Gate] | None = None,
+        gate_out: Gate | None = None,
+        ftp: bool = False,
+        ftp_memory: bool = False,
+        ftp_delete: bool = False,
+        local_ftp_path: str = DEFAULT_FTP_PATH,
+        topic_in: str | Sequence[str] = "src",
+        topic_out: str = "dst",
+        max_time_diff_ms: int = 10_000,
+        no_overlap: bool = False,
+        min_interval_ms: float = 0,
+        log_path: str | None = None,
+        log_filename: str | None = None,
+        acknowledge: bool = True,
+        batch_max_num_msg: int = 100,
+        batch_max_bytes: int = 10 * 1024 * 1024,
+        batch_timeout_ms: float = 10,
+        *,
+        max_waiting: int = 10_000,
+        decode: Callable[[Any], Any] | None = None,
+        store: PayloadStore | None = None,
+        fetching: Fetching | None = None,
+        packing: bool | None = None,
+        on_error: OnError = "raise",
+        max_retries: int = 3,
+        retry_interval_ms: float = 100,
+        clock: Clock | None = None,
+        idle_timeout_ms: float | None = None,
+        close_timeout_ms: int = 10_000,
+    ) -> None:
+        refuse_log(log_path=log_path, log_filename=log_filename)
+        if not callable(task):
+            raise UsageError(f"the task is {task!r}: expected something that can be called")
+        route = RoutePolicy.from_flags(
+            ftp=ftp, memory=ftp_memory, delete=ftp_delete, root=local_ftp_path, fetching=fetching
+        )
+        op_from = check_name(worker_id, "worker_id")
+        batching = Batching(batch_max_num_msg, batch_max_bytes, batch_timeout_ms, max_time_diff_ms, min_interval_ms)
+        self._task = task
+        self._ids = DerivedIds(op_from)
+        self._gate_out = OutGate(gate_out, "gate_out", KeptOutputs(store, route))
+        super().__init__(
+            worker_id,
+            Life(clock, idle_timeout_ms, close_timeout_ms),
+            Inputs(pulsar_node, topic_list(topic_in), worker_id, Share.MESSAGE, task),
+            Values(gate_in, decode, route),
+            ErrorPolicy(on_error, max_retries, retry_interval_ms),
+            partial(BatchJoin, _PARAMETER, batching, max_waiting),
+            outputs=[Outputs(one_topic(topic_out), op_from, packing)],
+        )
+
+    def _step(self) -> bytes | End | None:
+        return self._batch_step()
+
+    def _call(self, job: Job) -> Any:
+        return self._task([each[_PARAMETER] for each in job.arguments])
+
+    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        return (one_output(job, self._gate_out, result, self._ids),)
