@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeserve._core.batches import Batcher, BatchJoin, Batching
+from edgeserve._core.batches import Batcher, Batching, BatchJoin
 from edgeserve._core.clock import Now
 from edgeserve._core.step import Decision, Example
 
@@ -14,7 +14,7 @@ class Units:
         self.batcher = Batcher(Batching(**policy))  # type: ignore[arg-type]
         self.wake_ms: float | None = None
 
-    def put(self, number: int, steady_ms: float = 0, *, size: int = 1, capture_ms: int = 0, flow: bytes | None = None):  # type: ignore[no-untyped-def] # noqa: E501
+    def put(self, number: int, steady_ms: float = 0, *, size: int = 1, capture_ms: int = 0, flow: bytes | None = None):  # type: ignore[no-untyped-def]
         example = Example(bytes([number] * 16), "only", None, capture_ms, data=bytes(size))
         self.batcher.put({"p": example}, Now(0, steady_ms), flow)
         return self.take(steady_ms)
