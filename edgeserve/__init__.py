@@ -70,6 +70,7 @@ _NAMES = {
 
 _MODULES = (
     "address",
+    "cascade",
     "compute",
     "data_source",
     "errors",
