@@ -329,7 +329,9 @@ def section(task: Task[Any], found: dict[str, Found], chosen: Counter[str]) -> s
                 f"{'reached' if ratio_reached else 'missed'} in the median; both in {both} of {len(points)} splits."
             )
     head = ["", "accuracy %", "mean", "points from dear", "mean", "escalated %", "ms a flow", "ratio to dear"]
-    dear_models = f"The dear model was {', '.join(f'{name} ({count} splits)' for name, count in chosen.most_common())}."
+    dear_models = (
+        f"The dear model was {', '.join(f'{name} (splits: {count})' for name, count in chosen.most_common())}."
+    )
     return "\n\n".join([f"## {task.name}", task.about, table(head, rows), "\n".join([*verdicts, dear_models])])
 
 
