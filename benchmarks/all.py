@@ -11,11 +11,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import distance, imports, joins, latency, memory, network, prototype, routing, throughput
+from benchmarks import accuracy, distance, imports, joins, latency, memory, network, prototype, routing, throughput
 from benchmarks.harness import apache_pulsar, options_of, progress
 
 Benchmark = Callable[[Sequence[str] | None], None]
-ANYWHERE: list[Benchmark] = [imports.main, joins.main, latency.main, throughput.main, routing.main, memory.main]
+ANYWHERE: list[Benchmark] = [
+    imports.main,
+    joins.main,
+    latency.main,
+    throughput.main,
+    routing.main,
+    memory.main,
+    accuracy.main,
+]
 ON_APACHE_PULSAR: list[Benchmark] = [prototype.main, distance.main, network.main]
 
 

@@ -78,6 +78,7 @@ _MODULES = (
     "address",
     "batch_compute",
     "batch_model",
+    "cascade",
     "compute",
     "data_source",
     "errors",

@@ -174,9 +174,11 @@ def test_by_default_the_step_raises_and_the_next_goes_on_with_the_next_batch(bro
             next(operator)
         assert next(operator) == b"1 2"
         assert operator.stats.held == 2
-    with batch_compute(broker, wire, batch_max_num_msg=2, batch_timeout_ms=60_000) as successor:
-        with pytest.raises(ValueError, match="poison"):
-            next(successor)
+    with (
+        batch_compute(broker, wire, batch_max_num_msg=2, batch_timeout_ms=60_000) as successor,
+        pytest.raises(ValueError, match="poison"),
+    ):
+        next(successor)
 
 
 # Batches of flows

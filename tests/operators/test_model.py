@@ -125,7 +125,7 @@ def test_what_nobody_asked_about_is_acknowledged_when_the_signals_have_passed_it
 def test_what_the_last_model_is_not_satisfied_with_is_an_error_of_its_task(flows: Flows) -> None:
     with Model(sure, flows.broker, **flows.topics(signal=False, further=False)) as model:
         flows.send_data("a", b"unsure")
-        with pytest.raises(UsageError, match="flow b'a'.* no next model.*topic_out_signal=.*send_unsatisfied=True"):
+        with pytest.raises(UsageError, match=r"flow b'a'.* no next model.*topic_out_signal=.*send_unsatisfied=True"):
             next(model)
 
 
