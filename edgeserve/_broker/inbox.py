@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
@@ -37,6 +37,16 @@ class Inbox:
         """Grows when others had the subscription meanwhile."""
         return self._consumer.tenure
 
+    @property
+    def max_unacknowledged(self) -> int | None:
+        """How many messages of a topic may be held unacknowledged before no others come; None for any number."""
+        return self._consumer.max_unacknowledged
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether messages of one key can be with several replicas, which then ask each other for them."""
+        return self._consumer.must_ask
+
     def fill(self, timeout_ms: int) -> bool:
         """Wait until a message is here, at most `timeout_ms`. Whether there is one to open."""
         deliveries = self._deliveries
@@ -61,6 +71,23 @@ class Inbox:
         """Mark messages as done."""
         if parcels:
             self._consumer.acknowledge([parcel.delivery for parcel in parcels])
+
+    def give_back(self, parcels: Sequence[Parcel]) -> None:
+        """Have messages delivered again, to whoever their keys belong to now."""
+        if parcels:
+            self._consumer.give_back([parcel.delivery for parcel in parcels])
+
+    def pause(self, topics: Collection[str]) -> None:
+        """Receive nothing of these topics from now on, and of all others; what is here already is still opened."""
+        self._consumer.pause(topics)
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Tell the other replicas that messages of these keys are wanted here; it can be lost, so it is repeated."""
+        self._consumer.ask(keys)
+
+    def asked(self) -> Sequence[bytes]:
+        """The keys that other replicas have asked for since the last call."""
+        return self._consumer.asked()
 
     def close(self) -> None:
         """Leave the subscription; what was not acknowledged goes to the next consumer."""
