@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edgeserve._broker.base import Confirmed, Delivery, Message
 from edgeserve._broker.confirmations import ConfirmedTogether
@@ -25,6 +25,9 @@ class ManualBroker:
     def __init__(self) -> None:
         self.arrived: list[Delivery] = []
         self.acknowledged: list[str] = []
+        self.given_back: list[str] = []
+        self.paused: frozenset[str] = frozenset()
+        self.asks: list[bytes] = []
         self.unconfirmed: list[tuple[Message, Confirmed]] = []
         self.is_active = True
         self.tenure = 0
@@ -77,6 +80,21 @@ class ManualBroker:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += [delivery.handle for delivery in deliveries]
+
+    max_unacknowledged: int | None = None
+    must_ask = False
+
+    def pause(self, topics: Collection[str]) -> None:
+        self.paused = frozenset(topics)
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        self.given_back += [delivery.handle for delivery in deliveries]
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        self.asks += keys
+
+    def asked(self) -> Sequence[bytes]:
+        return ()
 
     def close(self, timeout_ms: int = 0) -> None:
         for _, confirmed in self.unconfirmed:

@@ -7,7 +7,7 @@ examples, joins or gates: a broker moves messages.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from edgeserve.errors import BrokerError
@@ -15,6 +15,7 @@ from edgeserve.errors import BrokerError
 # What Apache Pulsar takes unless its `maxMessageSize` says otherwise, less room for a message's own metadata;
 # the local broker has the same limit, so that a pipeline which runs on one runs on the other.
 MAX_MESSAGE_BYTES = 5 * 1024 * 1024 - 10 * 1024
+MAX_ASKED_KEY_BYTES = 1024
 
 
 class Share(enum.Enum):
@@ -48,7 +49,7 @@ class Delivery:
     """A message that arrived. Whoever receives it may change it.
 
     Attributes:
-        handle: What `Consumer.acknowledge` needs; opaque.
+        handle: What `Consumer.acknowledge` needs; opaque. None once it was given back.
         topic: The topic as the consumer named it.
         payload: Its bytes.
         event_ms: Its capture time; None if the sender gave none.
@@ -175,6 +176,54 @@ class Consumer(Protocol):
         Safe to use from any thread, a `Confirmed` callback included; does nothing on a closed consumer.
         """
 
+    @property
+    def max_unacknowledged(self) -> int | None:
+        """How many messages of a topic it may hold unacknowledged: with more, it is sent no others. None: any number.
+
+        It is what a broker does by default: it does not say how it was configured.
+        """
+
+    def pause(self, topics: Collection[str]) -> None:
+        """From now on `receive` gives nothing of these topics, and of all others: `pause(())` resumes all.
+
+        What is held up comes later, in order, or goes to others if this consumer leaves. The messages of other topics
+        go on; so does what `receive` has returned. For the thread that receives.
+
+        Raises:
+            UsageError: One is no topic of this consumer, as its caller named them.
+        """
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Have messages that were received and not acknowledged delivered again, within about half a second.
+
+        They go to whoever their keys belong to now, which may be this consumer. To acknowledge one afterwards, or to
+        give it back again, does nothing. What was sent together with it can come again too. Does not block, and does
+        nothing on a closed consumer.
+
+        Raises:
+            UsageError: The consumer has the subscription for itself (`Share.STANDBY`): there is nobody to give to.
+        """
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether messages of one key can be with several consumers of the subscription for a while (`Share.KEY`).
+
+        Then who waits for messages of a key asks for them, again and again, and who holds some gives them back.
+        """
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Tell the other consumers of the subscription that messages of these keys are wanted here.
+
+        A key is whatever the consumers agree on, at most `MAX_ASKED_KEY_BYTES`. Does not block; an ask can be lost, so
+        it is repeated for as long as it matters. Does nothing unless `must_ask`.
+
+        Raises:
+            UsageError: A key is too long.
+        """
+
+    def asked(self) -> Sequence[bytes]:
+        """The keys that other consumers have asked for since the last call. A `receive` that waits returns for them."""
+
     def close(self) -> None:
         """Carry out pending acknowledgements and leave; what is unacknowledged goes to the next consumer."""
 
@@ -193,8 +242,8 @@ class Connection(Protocol):
     def consumer(self, topics: Sequence[str], subscription: str, share: Share, queue_size: int) -> Consumer:
         """A new consumer of a durable subscription, which starts at the earliest message stored.
 
-        `queue_size` bounds the messages that are fetched ahead. With `Share.STANDBY` it returns at once, active
-        or not.
+        `queue_size` bounds the messages of a topic that are fetched ahead. With `Share.STANDBY` it returns at once,
+        active or not.
 
         Raises:
             UsageError: The broker refuses a name, or the subscription is shared in another way already.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
@@ -30,6 +30,9 @@ class Inbox:
         self._roles = roles
         self._header_size = header_size
         self._deliveries: deque[Delivery] = deque()
+        # What had been received of topics when they were paused.
+        self._kept_back: deque[Delivery] = deque()
+        self._paused: frozenset[str] = frozenset()
         self.received_bytes = 0
         """Bytes of the messages that were opened."""
         self.announced_bytes = 0
@@ -45,6 +48,16 @@ class Inbox:
         """Grows when others had the subscription meanwhile."""
         return self._consumer.tenure
 
+    @property
+    def max_unacknowledged(self) -> int | None:
+        """How many messages of a topic may be held unacknowledged before no others come; None for any number."""
+        return self._consumer.max_unacknowledged
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether messages of one key can be with several replicas, which then ask each other for them."""
+        return self._consumer.must_ask
+
     def fill(self, timeout_ms: int) -> bool:
         """Wait until a message is here, at most `timeout_ms`. Whether there is one to open."""
         deliveries = self._deliveries
@@ -53,6 +66,9 @@ class Inbox:
         tenure = self._consumer.tenure
         while deliveries and deliveries[0].tenure != tenure:
             deliveries.popleft()  # it has gone to another consumer since, or comes again
+        if self._paused:
+            while deliveries and deliveries[0].topic in self._paused:
+                self._kept_back.append(deliveries.popleft())
         return bool(deliveries)
 
     def open_next(self) -> list[Example]:
@@ -74,20 +90,30 @@ class Inbox:
         if parcels:
             self._consumer.acknowledge([parcel.delivery for parcel in parcels])
 
-    def pause(self, topics: Sequence[str]) -> None:
-        """Take nothing of these topics until called again."""
+    def give_back(self, parcels: Sequence[Parcel]) -> None:
+        """Have messages delivered again, to whoever their keys belong to now."""
+        if parcels:
+            self._consumer.give_back([parcel.delivery for parcel in parcels])
 
-    def give_back(self, parcels: Sequence[Parcel]) -> None: ...
-    def ask(self, keys: Sequence[bytes]) -> None: ...
+    def pause(self, topics: Collection[str]) -> None:
+        """Have nothing of these topics to open from now on, and of all others."""
+        self._paused = frozenset(topics)
+        self._deliveries.extendleft(reversed(self._kept_back))
+        self._kept_back.clear()
+        self._consumer.pause(topics)
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Tell the other replicas that messages of these keys are wanted here; it can be lost, so it is repeated."""
+        self._consumer.ask(keys)
+
     def asked(self) -> Sequence[bytes]:
-        return ()
-
-    must_ask = False
-    max_unacknowledged: int | None = None
+        """The keys that other replicas have asked for since the last call."""
+        return self._consumer.asked()
 
     def close(self) -> None:
         """Leave the subscription; what was not acknowledged goes to the next consumer."""
         self._deliveries.clear()
+        self._kept_back.clear()
         self._consumer.close()
 
 

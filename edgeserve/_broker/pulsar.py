@@ -11,18 +11,19 @@ import secrets
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from edgeserve._at_exit import Stage, at_exit
-from edgeserve._broker import base, pulsar_consumer, pulsar_errors
-from edgeserve._broker.marks import UNREADABLE
+from edgeserve._broker import base, pulsar_consumer, pulsar_errors, pulsar_topics
 from edgeserve._broker.pulsar_admin import Admin
-from edgeserve._broker.pulsar_calls import Calls, RefusedError, ended_within
+from edgeserve._broker.pulsar_asks import Asks, control_topic
+from edgeserve._broker.pulsar_calls import Calls, RefusedError
 from edgeserve._broker.pulsar_errors import Kind
+from edgeserve._broker.pulsar_native import TopicConsumer, TopicProducer
 from edgeserve._broker.pulsar_producer import Producer
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.address import PulsarAddress
@@ -40,6 +41,12 @@ _COMING_BACK_MS = 300
 _MOST_BATCHED = 1000
 _MOST_BATCHED_BYTES = 4 << 20
 _LETTING_GO_MS = 20
+# The client takes no less, and then sees to what is given back every third of it.
+_REDELIVERY_MS = 100
+# An ask is repeated by whoever waits, so those that cannot leave soon are let go of.
+_MAX_PENDING_ASKS = 100
+_ASK_TIMEOUT_MS = 1000
+_ASKS_AHEAD = 100
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 _open_connections: set[_Connection] = set()
@@ -103,7 +110,7 @@ class _Connection:
         what = f"a producer for topic {topic!r}"
         single = self._asked(what, partial(self._new_producer, topic, batching=False))
         batching = self._asked(what, partial(self._new_producer, topic, batching=True)) if together else None
-        sends = Producer(self, topic, _TopicProducer(single, batching, self.library), self.library.Result.Ok)
+        sends = Producer(self, topic, TopicProducer(single, batching, self.library), self.library.Result.Ok)
         self._open.add(sends)
         return sends
 
@@ -139,15 +146,16 @@ class _Connection:
             held = self._asked(what, take_or_stand_by)
             if held is None:
                 self._refuse_other_share(topics, subscription)
-            consumer = pulsar_consumer.StandbyConsumer(held, partial(self._asked, what, take_or_stand_by), subscription)
+            take_over = partial(self._asked, what, take_or_stand_by)
+            consumer = pulsar_consumer.StandbyConsumer(topics, held, take_over, subscription)
         else:
-            consumer = pulsar_consumer.SharedConsumer(self._asked(what, take))
+            consumer = pulsar_consumer.SharedConsumer(topics, self._asked(what, take))
         self._open.add(consumer)
         return consumer
 
     def _subscribe_all(
         self, topics: list[str], subscription: str, share: base.Share, queue_size: int
-    ) -> pulsar_consumer.Held:
+    ) -> pulsar_topics.Held:
         """Subscribe to each topic, in one order for all who do; to all of them or to none."""
         library = self.library
         types = {
@@ -157,8 +165,11 @@ class _Connection:
         }
         # Keys are divided by the consumers' names: with one name over all topics a key has one consumer.
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        made: list[pulsar_consumer.TopicConsumer] = []
+        made: list[pulsar_topics.TopicConsumer] = []
+        asks: Asks | None = None
         try:
+            if share is base.Share.KEY and len(topics) > 1:
+                asks = self._new_asks(topics, subscription, name)
             for topic in sorted(topics):
                 consumer = self.client.subscribe(
                     topic,
@@ -167,16 +178,49 @@ class _Connection:
                     initial_position=library.InitialPosition.Earliest,
                     receiver_queue_size=queue_size,
                     consumer_name=name,
+                    negative_ack_redelivery_delay_ms=_REDELIVERY_MS,
                 )
                 self._handles.add(consumer)
-                made.append(_TopicConsumer(topic, consumer, self))
+                made.append(TopicConsumer(topic, consumer, self))
         except BaseException:
             for taken in made:
                 taken.close()
+            if asks is not None:
+                asks.close()
             raise
-        return pulsar_consumer.held(made, share=share)
+        return pulsar_topics.held(made, share=share, asks=asks)
 
-    def _unless_busy(self, take: Callable[[], pulsar_consumer.Held]) -> pulsar_consumer.Held | None:
+    def _new_asks(self, topics: Sequence[str], subscription: str, name: str) -> Asks:
+        """How the consumers of a subscription by key over several topics ask each other for messages.
+
+        Raises:
+            BrokerError: The broker refuses the topic for it.
+        """
+        topic = control_topic(topics, subscription)
+        try:
+            consumer = self.client.subscribe(topic, name, receiver_queue_size=_ASKS_AHEAD, consumer_name=name)
+            self._handles.add(consumer)
+            receives = TopicConsumer(topic, consumer, self)
+            try:
+                producer = self.client.create_producer(
+                    topic, send_timeout_millis=_ASK_TIMEOUT_MS, max_pending_messages=_MAX_PENDING_ASKS
+                )
+            except BaseException:
+                receives.close()
+                raise
+        except RefusedError as error:
+            if pulsar_errors.KINDS.get(error.name) is Kind.UNREACHABLE:
+                raise
+            raise BrokerError(
+                f"subscription {subscription!r} of several topics needs the non-persistent topic {topic!r}, over which "
+                f"its consumers ask each other for messages, and the broker refuses it: Pulsar says {error.name}. It "
+                "must allow non-persistent topics, and let them be made",
+                str(self.address),
+            ) from error
+        self._handles.add(producer)
+        return Asks(receives, TopicProducer(producer, None, self.library), lambda: self.close_ms)
+
+    def _unless_busy(self, take: Callable[[], pulsar_topics.Held]) -> pulsar_topics.Held | None:
         try:
             return take()
         except RefusedError as error:
@@ -274,116 +318,6 @@ def _in_child_of_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child_of_fork)
-
-
-class _TopicProducer:
-    """The client's producers of one topic: one sends each message by itself, the other one batches."""
-
-    def __init__(self, single: Any, batching: Any, library: ModuleType) -> None:
-        self._wrappers = [producer for producer in (single, batching) if producer is not None]  # `_handles` is weak
-        self._single = single._producer
-        self._batching = batching._producer if batching is not None else None
-        self._new_message = library._pulsar.MessageBuilder
-
-    def send(self, message: base.Message, settled: Callable[[Any, Any], None]) -> None:
-        self._single.send_async(self._built(message), settled)
-
-    def send_together(self, messages: Sequence[base.Message], settled: Callable[[Any, Any], None]) -> None:
-        if self._batching is None:
-            raise RuntimeError("the producer was made without `together`")
-        for message in messages:
-            self._batching.send_async(self._built(message), settled)
-        self._batching.flush_async(_ignore)
-
-    def _built(self, message: base.Message) -> Any:
-        payload, event_ms, key, properties = message
-        builder = self._new_message()
-        builder.content(payload)
-        if event_ms is not None:
-            builder.event_timestamp(event_ms)
-        if key:
-            builder.partition_key(key)
-        for name, value in properties.items():
-            builder.property(name, value)
-        return builder.build()
-
-    def close(self, limit_ms: int) -> None:
-        for wrapper in self._wrappers:
-            ended_within(limit_ms, wrapper._producer.close_async)
-
-
-def _ignore(*_: object) -> None: ...
-
-
-class _TopicConsumer:
-    """One consumer of one topic, with our names for what goes in and out."""
-
-    def __init__(self, topic: str, consumer: Any, connection: _Connection) -> None:
-        self.topic = topic
-        self._consumer = consumer
-        self._native = consumer._consumer
-        self._connection = connection
-        self._nothing_came = connection.library.Timeout
-        self._pulsar_error = connection.library.PulsarException
-        self._is_closed = False
-        self._is_receiving = False
-
-    @property
-    def is_connected(self) -> bool:
-        return bool(self._consumer.is_connected())
-
-    def receive(self, timeout_ms: int) -> base.Delivery | None:
-        self._is_receiving = True
-        try:
-            message = self._native.receive(timeout_ms)
-        except self._nothing_came:
-            return None
-        except self._pulsar_error as error:
-            raise self._connection.translate(f"a message of topic {self.topic!r}", type(error).__name__) from error
-        finally:
-            self._is_receiving = False
-        message_id = message.message_id()
-        key: str | None = None
-        properties: Mapping[str, str]
-        try:
-            key, properties = message.partition_key() or None, message.properties()
-        except UnicodeDecodeError as error:
-            # Other clients may send any bytes there, and this one gives them as text or not at all. Raised, it would
-            # be raised again whenever the message comes back; so it goes the way of what is malformed.
-            properties = {UNREADABLE: str(error)}
-        return base.Delivery(
-            message_id,
-            self.topic,
-            message_id,
-            message.data(),
-            message.event_timestamp() or None,
-            message.publish_timestamp(),
-            key,
-            properties,
-        )
-
-    def acknowledge(self, message_id: object) -> None:
-        if self._is_closed:
-            return
-        try:
-            self._native.acknowledge(message_id)
-        except self._connection.library.AlreadyClosed:
-            return
-        except self._pulsar_error as error:
-            raise self._connection.translate(
-                f"an acknowledgement for topic {self.topic!r}", type(error).__name__
-            ) from error
-
-    def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            ended_within(self._connection.close_ms, self._consumer._consumer.close_async)
-            self._connection.forget(self._consumer)
-            # A thread that comes back from the client when the interpreter is gone aborts the process.
-            for _ in range(_COMING_BACK_MS):
-                if not self._is_receiving:
-                    break
-                pause_ms(1)
 
 
 def _client_options(address: PulsarAddress, library: ModuleType) -> dict[str, Any]:

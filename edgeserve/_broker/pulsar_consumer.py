@@ -1,7 +1,4 @@
-"""Consumers on Pulsar: waiting on several topics at once, and standing by.
-
-`pulsar` makes the consumers of single topics; here is what happens between them. Nothing here knows Pulsar's client.
-"""
+"""Consumers on Pulsar: sharing a subscription, and standing by. Nothing here knows Pulsar's client."""
 
 from __future__ import annotations
 
@@ -9,13 +6,12 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
 
 from edgeserve._broker import base
+from edgeserve._broker.pulsar_topics import Held
 from edgeserve._core.clock import pause_ms, steady_ms
-from edgeserve.errors import BrokerError
+from edgeserve.errors import BrokerError, UsageError
 
 _log = logging.getLogger("edgeserve.broker.pulsar")
 
@@ -25,172 +21,16 @@ _SLICE_MS = 100
 _RETRY_MS = 100
 # For how long a lost connection may take to come back by itself before we stand in line again with everybody else.
 _GRACE_MS = 1000
-# What waits between the threads of several topics and the reader, beside what the client fetches ahead.
-_HANDOVER = 64
-# A message that was there at once, and how many of them in a row are a backlog.
-_AT_ONCE_MS = 0.05
-_BACKLOG = 8
-
-
-class TopicConsumer(Protocol):
-    """A consumer of one topic."""
-
-    topic: str
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the broker knows it as the subscription's consumer now."""
-
-    def receive(self, timeout_ms: int) -> base.Delivery | None:
-        """The next message, or None."""
-
-    def acknowledge(self, message_id: object) -> None:
-        """Mark one message as done; nothing when closed."""
-
-    def close(self) -> None:
-        """Leave, within a limit."""
-
-
-class Held(Protocol):
-    """The topics that one consumer holds now."""
-
-    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        """What has come, or nothing within `timeout_ms`, which is short."""
-
-    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
-        """Mark messages as done, also those that an earlier connection of this consumer received."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether all topics are still held."""
-
-    def holds(self, topic: str) -> bool:
-        """Whether this topic is still held."""
-
-    def close(self) -> None:
-        """Let go."""
-
-
-def held(consumers: Sequence[TopicConsumer], *, share: base.Share) -> Held:
-    """The consumers of one or more topics as one."""
-    if len(consumers) > 1:
-        return _SeveralTopics(consumers)
-    # Who may lose the subscription to a stand-by takes no more than it serves at once.
-    return _OneTopic(consumers[0], takes_backlog=share is not base.Share.STANDBY)
-
-
-class _OneTopic:
-    def __init__(self, consumer: TopicConsumer, *, takes_backlog: bool) -> None:
-        self._consumer = consumer
-        self._takes_backlog = takes_backlog
-        self._at_once = 0
-
-    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        # One at a time, as asking for more that is not there costs as much as 30 messages; unless so many have been
-        # there at once that more of them must be waiting.
-        started_ms = steady_ms()
-        first = self._consumer.receive(timeout_ms)
-        if not self._takes_backlog:
-            return () if first is None else (first,)
-        if first is None or steady_ms() - started_ms > _AT_ONCE_MS:
-            self._at_once = 0
-            return () if first is None else (first,)
-        self._at_once += 1
-        arrived = [first]
-        if self._at_once >= _BACKLOG:
-            with suppress(BrokerError):  # the next call meets it again, and what has come is not lost
-                while len(arrived) < _HANDOVER and (further := self._consumer.receive(0)) is not None:
-                    arrived.append(further)
-            if len(arrived) < _BACKLOG:
-                self._at_once = 0
-        return arrived
-
-    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
-        for delivery in deliveries:
-            self._consumer.acknowledge(delivery.handle)
-
-    @property
-    def is_connected(self) -> bool:
-        return self._consumer.is_connected
-
-    def holds(self, topic: str) -> bool:
-        return self._consumer.is_connected
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-class _SeveralTopics:
-    """One thread a topic hands over to the one who waits: Pulsar's client has no wait for several consumers."""
-
-    def __init__(self, consumers: Sequence[TopicConsumer]) -> None:
-        self._consumers = {consumer.topic: consumer for consumer in consumers}
-        self._changed = threading.Condition()
-        self._arrived: list[base.Delivery] = []
-        self._error: BaseException | None = None
-        self._is_closed = False
-        self._threads = [
-            threading.Thread(target=self._hand_over, args=(consumer,), name="edgeserve-pulsar-topic", daemon=True)
-            for consumer in consumers
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _hand_over(self, consumer: TopicConsumer) -> None:
-        try:
-            while not self._is_closed:
-                arrived = consumer.receive(_SLICE_MS)
-                if arrived is not None:
-                    self._put(arrived)
-        except BaseException as error:  # noqa: BLE001 - the reader raises it
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-
-    def _put(self, arrived: base.Delivery) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._arrived) < _HANDOVER or self._is_closed)
-            self._arrived.append(arrived)
-            if len(self._arrived) == 1:
-                self._changed.notify_all()
-
-    def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        with self._changed:
-            if not self._arrived:
-                self._changed.wait_for(lambda: self._arrived or self._error or self._is_closed, timeout_ms / 1000)
-            arrived, self._arrived = self._arrived, []
-            if len(arrived) >= _HANDOVER:
-                self._changed.notify_all()
-            if not arrived and self._error is not None:
-                raise self._error
-        return arrived
-
-    def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
-        for delivery in deliveries:
-            self._consumers[delivery.topic].acknowledge(delivery.handle)
-
-    @property
-    def is_connected(self) -> bool:
-        return all(consumer.is_connected for consumer in self._consumers.values())
-
-    def holds(self, topic: str) -> bool:
-        return self._consumers[topic].is_connected
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._arrived.clear()
-            self._changed.notify_all()
-        for consumer in self._consumers.values():
-            consumer.close()
-        for thread in self._threads:
-            thread.join(10 * _SLICE_MS / 1000)
+# The broker's `maxUnackedMessagesPerConsumer`, unless it is configured otherwise: of each topic, where keys or messages
+# are shared.
+_MAX_UNACKNOWLEDGED = 50_000
 
 
 class Consumer(ABC):
     """What both forms of a consumer share: the limit of a wait, and closing once."""
 
-    def __init__(self) -> None:
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics = frozenset(topics)
         self._is_closed = False
         self._pid = os.getpid()
 
@@ -212,7 +52,7 @@ class Consumer(ABC):
             if self._is_closed:
                 raise BrokerError("the consumer is closed", "")
             arrived = self._receive(slice_ms)
-            if arrived:
+            if self._heard() or arrived:
                 return arrived
             slice_ms = min(_SLICE_MS, int(deadline_ms - steady_ms()))
             if slice_ms <= 0:
@@ -222,9 +62,44 @@ class Consumer(ABC):
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
         """What has come, or nothing within `slice_ms`."""
 
+    def _heard(self) -> bool:
+        """Whether a `receive` that waits returns, as others have asked for something."""
+        return False
+
+    def pause(self, topics: Collection[str]) -> None:
+        """See `base.Consumer`."""
+        if unknown := [topic for topic in topics if topic not in self._topics]:
+            raise UsageError(f"the consumer has no topic {unknown[0]!r} to pause: expected of {sorted(self._topics)}")
+        self._pause(frozenset(topics))
+
+    @abstractmethod
+    def _pause(self, topics: frozenset[str]) -> None:
+        """Receive nothing of these topics, and of all others again."""
+
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         """See `base.Consumer`."""
+
+    @abstractmethod
+    def give_back(self, deliveries: Sequence[base.Delivery]) -> None:
+        """See `base.Consumer`."""
+
+    @property
+    @abstractmethod
+    def max_unacknowledged(self) -> int | None:
+        """See `base.Consumer`."""
+
+    @property
+    def must_ask(self) -> bool:
+        """See `base.Consumer`."""
+        return False
+
+    def ask(self, keys: Sequence[bytes]) -> None:  # noqa: B027 - where a key is with one consumer there is nobody to ask
+        """See `base.Consumer`."""
+
+    def asked(self) -> Sequence[bytes]:
+        """See `base.Consumer`."""
+        return ()
 
     def close(self) -> None:
         """See `base.Consumer`. A child of fork has a copy, and leaves the original alone."""
@@ -242,8 +117,8 @@ class Consumer(ABC):
 class SharedConsumer(Consumer):
     """One of several consumers, each of which has messages. A lost connection comes back by itself."""
 
-    def __init__(self, held: Held) -> None:
-        super().__init__()
+    def __init__(self, topics: Sequence[str], held: Held) -> None:
+        super().__init__(topics)
         self._held = held
 
     @property
@@ -253,9 +128,34 @@ class SharedConsumer(Consumer):
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
         return self._held.receive(slice_ms)
 
+    def _heard(self) -> bool:
+        return self._held.heard()
+
+    def _pause(self, topics: frozenset[str]) -> None:
+        self._held.pause(topics)
+
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         if not self._is_closed:
             self._held.acknowledge(deliveries)
+
+    def give_back(self, deliveries: Sequence[base.Delivery]) -> None:
+        if not self._is_closed:
+            self._held.give_back(deliveries)
+
+    @property
+    def max_unacknowledged(self) -> int | None:
+        return _MAX_UNACKNOWLEDGED
+
+    @property
+    def must_ask(self) -> bool:
+        return self._held.asks is not None
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        if self._held.asks is not None:
+            self._held.asks.ask(keys)
+
+    def asked(self) -> Sequence[bytes]:
+        return self._held.asks.asked() if self._held.asks is not None else ()
 
     def _close(self) -> None:
         self._is_closed = True
@@ -265,12 +165,15 @@ class SharedConsumer(Consumer):
 class StandbyConsumer(Consumer):
     """The active consumer of a subscription, or one that tries again and again to become it."""
 
-    def __init__(self, first: Held | None, take: Callable[[], Held | None], subscription: str) -> None:
-        super().__init__()
+    def __init__(
+        self, topics: Sequence[str], first: Held | None, take: Callable[[], Held | None], subscription: str
+    ) -> None:
+        super().__init__(topics)
         self._take = take
         self._subscription = subscription
         self._changed = threading.Condition()
         self._held = first
+        self._paused: frozenset[str] = frozenset()
         self._error: BaseException | None = None
         self._lost_ms: float | None = None
         self._tenure = 0
@@ -342,6 +245,7 @@ class StandbyConsumer(Consumer):
                 return
             with self._changed:
                 if taken is not None and not self._is_closed:
+                    taken.pause(self._paused)
                     self._held = taken
                     self._tenure += 1
                     self._changed.notify_all()
@@ -349,6 +253,20 @@ class StandbyConsumer(Consumer):
                 self._changed.wait_for(lambda: self._is_closed, _RETRY_MS / 1000)
             if taken is not None:
                 taken.close()
+
+    def _pause(self, topics: frozenset[str]) -> None:
+        with self._changed:
+            self._paused = topics
+            if self._held is not None:
+                self._held.pause(topics)
+
+    def give_back(self, deliveries: Sequence[base.Delivery]) -> None:
+        # One negative acknowledgement has an Exclusive subscription deliver everything again.
+        raise UsageError(f"the consumer of {self._subscription!r} has it for itself: nobody to give messages to")
+
+    @property
+    def max_unacknowledged(self) -> int | None:
+        return None
 
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         held = self._held

@@ -438,6 +438,13 @@ def test_what_is_confirmed_arrives_when_the_broker_is_killed_and_comes_back(
         until(lambda: len(confirmed) == sent, "everything is confirmed", 60)
         until(lambda: reading.all >= confirmed, "everything has arrived", 60)
     assert failed == []
+    until(lambda: not consumers[0].must_ask or is_heard(*consumers), "one hears again what the other asks for")
+
+
+def is_heard(one: Consumer, other: Consumer) -> bool:
+    one.ask([b"key"])
+    other.receive(20)
+    return b"key" in other.asked()
 
 
 @pytest.mark.timeout(240)
@@ -448,12 +455,18 @@ def test_everything_closes_in_time_while_the_broker_is_away(
     producer, confirmed = connection.producer(topic), list[BrokerError | None]()
     consumers = [connection.consumer([topic], f"s-{share.value}", share, 10) for share in Share]
     standby = connection.consumer([topic], f"s-{Share.STANDBY.value}", Share.STANDBY, 10)
+    asks = connection.consumer([topic, f"{topic}-b"], "s-asks", Share.KEY, 10)
     own_pulsar.kill()
     try:
         for each in numbered(20):
             producer.send(Message(each.encode()), confirmed.append)
         until(lambda: not any(each.is_active for each in (consumers[1], standby)), "the loss is seen")
         assert list(standby.receive(200)) == []
+        started_ms = steady_ms()
+        for _ in range(1000):
+            asks.ask([b"key"])
+        assert list(asks.receive(200)) == []
+        assert steady_ms() - started_ms < 2000, "an ask waits for nobody"
         started_ms = steady_ms()
         producer.close(500)
         assert [type(error).__name__ for error in confirmed] == ["DeliveryError"] * 20

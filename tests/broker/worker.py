@@ -44,6 +44,7 @@ def main(worker: str, options: dict[str, Any]) -> None:
     consumer = connection.consumer(
         options["topics"], options["subscription"], Share(options["share"]), options["queue_size"]
     )
+    consumer.pause(options["paused"])
     journal.write("ready")
     held: deque[Delivery] = deque()
     was_active = False

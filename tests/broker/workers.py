@@ -45,11 +45,19 @@ class Workers:
         self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def start(
-        self, worker: str, topics: Sequence[str], share: Share, *, lag: int | None = 0, queue_size: int = 100
+        self,
+        worker: str,
+        topics: Sequence[str],
+        share: Share,
+        *,
+        lag: int | None = 0,
+        queue_size: int = 100,
+        paused: Sequence[str] = (),
     ) -> None:
         """Start one and wait until it is subscribed.
 
         `lag` is how many of its messages it leaves unacknowledged while more keep coming; None: all, for ever.
+        Of its topics, those in `paused` are paused from the beginning.
         """
         is_local = isinstance(self._address, LocalAddress)
         options = {
@@ -60,6 +68,7 @@ class Workers:
             "share": share.value,
             "queue_size": queue_size,
             "lag": lag,
+            "paused": list(paused),
             "journal": str(self._journal),
         }
         command = [sys.executable, "-m", "tests.broker.worker", worker, json.dumps(options)]

@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from edgeserve._broker.base import Delivery, Share
 from edgeserve._broker.local.folder import Folder
+from edgeserve._broker.local.names import topic_name
+from edgeserve._broker.local.position import Position
 from edgeserve._broker.local.session import Lifeline, Session
+from edgeserve._broker.local.settling import Settled, Settling
 from edgeserve._broker.local.subscription import Assigned, Evicted, Turn
 from edgeserve._broker.local.topic import AT_ONCE, Stored, Topic, properties_of
 from edgeserve._core.clock import pause_ms, steady_ms
-from edgeserve.errors import BrokerError
+from edgeserve.errors import BrokerError, UsageError
 
 _log = logging.getLogger("edgeserve.broker.local")
 
@@ -66,15 +69,14 @@ class LocalConsumer:
         self._trimming = Session()
         self._is_closed = False
 
-        self._after_id = 0
+        self._position = Position()
         self._look_again = True
         self._is_active = False
         self._peers_ms = self._warned_ms = -math.inf
         self._arrived_ms = steady_ms()
         self._pause_ms = 0.0
 
-        self._done: list[int] = []
-        self._done_lock = threading.Lock()
+        self._settling = Settling()
         self._untrimmed = False
         self._wake = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="edgeserve-local-acknowledger", daemon=True)
@@ -97,7 +99,7 @@ class LocalConsumer:
                 mine.attach(topic_id, uid)
                 topics[topic_id] = _Source(name, self._given[name], uid)
         except BaseException:
-            mine.leave(me, ())
+            mine.leave(me, Settled())
             raise
         return me, topics
 
@@ -166,7 +168,11 @@ class LocalConsumer:
     def _look(self) -> Sequence[Delivery]:
         """Look for messages, within the session; nothing if there are none for this consumer now."""
         mine = self._folder.subscription(self._session, self._subscription)
-        sources = {topic_id: self._folder.topic(self._session, topic.name) for topic_id, topic in self._topics.items()}
+        sources = {
+            topic_id: self._folder.topic(self._session, topic.name)
+            for topic_id, topic in self._topics.items()
+            if topic_id not in self._position.paused
+        }
         has_changed = mine.changed()
         has_fresh = [topic.changed() for topic in sources.values()]
         # Kept until a look went to its end: a change is reported once.
@@ -174,12 +180,12 @@ class LocalConsumer:
         dead = self._look_at_peers(has_changed)
         if not dead and not (self._is_active and self._look_again):
             return []
-        if not dead and not mine.has_work(self._id, self._after_id, sources):
+        if not dead and not mine.has_work(self._id, self._position, sources):
             self._look_again = False
             return []
-        done = self._to_acknowledge()
-        turn = mine.take_turn(self._id, self._after_id, self._limit, done, dead, sources)
-        self._has_acknowledged(done)
+        settled = self._settling.noted()
+        turn = mine.take_turn(self._id, self._position, self._limit, settled, dead, sources)
+        self._settling.forget(settled)
         found = self._fetch(turn, sources)
         # More for this consumer is one thing, more to hand out another: either is a reason to look again.
         self._look_again = bool(turn.mine) or turn.has_more
@@ -207,7 +213,7 @@ class LocalConsumer:
 
     def _fetch(self, turn: Turn, sources: Mapping[int, Topic]) -> Sequence[Delivery]:
         found: list[Delivery] = []
-        size, after_id = 0, self._after_id
+        size, seen_id = 0, turn.position.after_id
         for topic_id, batch in _in_batches(turn.mine):
             if size >= _MOST_BYTES:
                 break
@@ -219,11 +225,11 @@ class LocalConsumer:
                     continue
                 found.append(self._delivery(assigned, message))
                 size += len(message.payload)
-            after_id = batch[-1].id
+            seen_id = batch[-1].id
         else:
-            after_id = turn.seen_id
+            seen_id = turn.seen_id
         # Only now: what an error keeps from being returned is asked for again.
-        self._after_id = after_id
+        self._position = turn.position.advanced(seen_id)
         return found
 
     def _delivery(self, assigned: Assigned, message: Stored) -> Delivery:
@@ -232,27 +238,66 @@ class LocalConsumer:
         properties = properties_of(message)
         return Delivery(assigned.id, given, f"{uid}:{seq}", payload, event_ms, publish_ms, key, properties)
 
-    # Acknowledging.
+    def pause(self, topics: Collection[str]) -> None:
+        """Take nothing of these topics, and of all others again.
+
+        Raises:
+            UsageError: One is no topic of this consumer.
+        """
+        ids = {topic.name: topic_id for topic_id, topic in self._topics.items()}
+        names = [topic_name(each) for each in topics]
+        if unknown := [each for each in names if each not in ids]:
+            raise UsageError(f"the consumer of {self._subscription!r} has no topic {unknown[0]!r} to pause")
+        with self._session:
+            self._position = self._position.pausing(frozenset(ids[each] for each in names))
+            self._look_again = True
+
+    # Between consumers: a key is with one of them at any time, so nobody has to ask.
+
+    @property
+    def must_ask(self) -> bool:
+        """Never: a key with anything outstanding on any topic stays with its holder."""
+        return False
+
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Do nothing."""
+
+    def asked(self) -> Sequence[bytes]:
+        """Nothing."""
+        return ()
+
+    # Acknowledging, and giving back.
+
+    @property
+    def max_unacknowledged(self) -> int | None:
+        """Any number."""
+        return None
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Mark messages as done, soon."""
         if not self._is_closed and not self._session.is_inherited:
-            self._acknowledge([delivery.handle for delivery in deliveries])
+            self._acknowledge([delivery.handle for delivery in deliveries if delivery.handle is not None])
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Have messages delivered again, soon.
+
+        Raises:
+            UsageError: The consumer has the subscription for itself.
+        """
+        if self._share is Share.STANDBY:
+            raise UsageError(f"the consumer of {self._subscription!r} has it for itself: nobody to give messages to")
+        if not self._is_closed and not self._session.is_inherited:
+            given = [delivery for delivery in deliveries if delivery.handle is not None]
+            self._settling.give_back([delivery.handle for delivery in given])
+            for delivery in given:
+                delivery.handle = None
+            self._wake.set()
 
     def _acknowledge(self, handles: Sequence[int]) -> None:
-        with self._done_lock:
-            self._done.extend(handles)
+        self._settling.acknowledge(handles)
         self._untrimmed = True
         if not self._wake.is_set():
             self._wake.set()
-
-    def _to_acknowledge(self) -> Sequence[int]:
-        with self._done_lock:
-            return self._done[:]
-
-    def _has_acknowledged(self, done: Sequence[int]) -> None:
-        with self._done_lock:
-            del self._done[: len(done)]
 
     def _keep(self) -> None:
         """Acknowledge while nobody receives, and remove what all subscriptions have acknowledged."""
@@ -265,11 +310,12 @@ class LocalConsumer:
             pause_ms(_GATHER_MS)
             try:
                 with self._session:
-                    done = self._to_acknowledge()
-                    if done and not self._is_closed:
+                    settled = self._settling.noted()
+                    if any(settled) and not self._is_closed:
                         mine = self._folder.subscription(self._session, self._subscription)
-                        mine.acknowledge(self._id, done)
-                        self._has_acknowledged(done)
+                        mine.settle(self._id, settled)
+                        self._settling.forget(settled)
+                        self._look_again = self._look_again or bool(settled.returned)
                 if self._untrimmed and steady_ms() - trimmed_ms >= _TRIM_MS:
                     self._untrimmed = False
                     self._trim()
@@ -326,7 +372,7 @@ class LocalConsumer:
         try:
             with self._session:
                 mine = self._folder.subscription(self._session, self._subscription)
-                mine.leave(self._id, self._to_acknowledge())
+                mine.leave(self._id, self._settling.noted())
         except sqlite3.OperationalError as error:
             if last_try or not self._folder.is_full(error):
                 raise

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from edgeserve._broker.base import Share
+from edgeserve._broker.local.position import behind_of
 from edgeserve._broker.local.topic import Topic
 
 _INSERT = "INSERT INTO deliveries (topic, seq, key, consumer) VALUES (?, ?, ?, ?)"
@@ -29,8 +30,9 @@ class Member(NamedTuple):
         lifeline: The lock that says whether its process lives.
         share: How it shares.
         topics: The ids of its topics.
-        room: How many messages may be assigned to it that it has not fetched.
+        room: How many messages of a topic may be assigned to it that it has not fetched.
         fetched: It has fetched its deliveries up to this id.
+        behind: Topics of which it has fetched less, and up to which id.
     """
 
     id: int
@@ -39,12 +41,13 @@ class Member(NamedTuple):
     topics: frozenset[int]
     room: int
     fetched: int
+    behind: Mapping[int, int]
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Member:
         """From its row."""
-        id_, lifeline, share, topics, room, fetched = row
-        return cls(id_, lifeline, Share(share), _ids(topics), room, fetched)
+        id_, lifeline, share, topics, room, fetched, behind = row
+        return cls(id_, lifeline, Share(share), _ids(topics), room, fetched, behind_of(behind))
 
     def is_active_among(self, members: Iterable[Member]) -> bool:
         """Whether it is handed messages: with `Share.STANDBY` only the oldest one of each topic is."""
@@ -119,17 +122,17 @@ class _Owners:
         self._sql = sql
         self._members = members
         self._holders: dict[str, int | None] = {}
-        count = "SELECT count(*) FROM deliveries WHERE id > ? AND consumer = ?"
-        self._room = {m.id: m.room - sql.execute(count, (m.fetched, m.id)).fetchall()[0][0] for m in members}
+        self._room = {member.id: _room(sql, member) for member in members}
 
     def take_room(self, key: str, topic_id: int) -> int | None:
         """The key's owner, with one place less; None if it has no room."""
         candidates = [member.id for member in self._members if topic_id in member.topics]
         holder = self._holder(key)
         owner = holder if holder in candidates else max(candidates, key=lambda id_: _weight(id_, key))
-        if self._room[owner] <= 0:
+        room = self._room[owner]
+        if room[topic_id] <= 0:
             return None
-        self._room[owner] -= 1
+        room[topic_id] -= 1
         if holder is None:
             self._holders[key] = owner
         return owner
@@ -140,6 +143,19 @@ class _Owners:
             rows = self._sql.execute(held, (key,)).fetchall()
             self._holders[key] = rows[0][0] if rows else None
         return self._holders[key]
+
+
+def _room(sql: sqlite3.Connection, member: Member) -> dict[int, int]:
+    """How many messages of each of its topics may still be assigned to a consumer."""
+    unfetched = "SELECT topic, count(*) FROM deliveries WHERE id > ? AND consumer = ? GROUP BY topic"
+    taken = dict(sql.execute(unfetched, (member.fetched, member.id)).fetchall())
+    if member.behind:
+        # Counted up to its room only: of a topic that is paused, many may be waiting, among even more of others.
+        rows = "SELECT 1 FROM deliveries WHERE id > ? AND consumer = ? AND topic = ? LIMIT ?"
+        for topic_id, id_ in member.behind.items():
+            count = f"SELECT count(*) FROM ({rows})"  # noqa: S608 - constants
+            ((taken[topic_id],),) = sql.execute(count, (id_, member.id, topic_id, member.room)).fetchall()
+    return {topic_id: member.room - taken.get(topic_id, 0) for topic_id in member.topics}
 
 
 @lru_cache(maxsize=65536)

@@ -12,18 +12,21 @@ from edgeserve._broker.base import Share
 from edgeserve._broker.local import handout
 from edgeserve._broker.local.database import Database, Durability, Schema
 from edgeserve._broker.local.handout import Member
+from edgeserve._broker.local.position import Position
+from edgeserve._broker.local.settling import Settled
 from edgeserve._broker.local.topic import Topic
 from edgeserve.errors import UsageError
 
 _SCHEMA = Schema(
-    version=1,
+    version=2,
     statements=(
         """CREATE TABLE topics (
             id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, uid TEXT, cursor INTEGER NOT NULL)""",
-        # `lifeline` is held while the consumer's process lives. `fetched`: it has taken its deliveries up to this id.
+        # `lifeline` is held while the consumer's process lives. `fetched`: it has taken its deliveries up to this id;
+        # `behind`: up to earlier ids of these topics, as a JSON object.
         """CREATE TABLE consumers (
             id INTEGER PRIMARY KEY AUTOINCREMENT, lifeline TEXT NOT NULL, share TEXT NOT NULL, topics TEXT NOT NULL,
-            room INTEGER NOT NULL, fetched INTEGER NOT NULL)""",
+            room INTEGER NOT NULL, fetched INTEGER NOT NULL, behind TEXT NOT NULL)""",
         # What is handed out and not acknowledged. An id is never used again, so that a late acknowledgement hits no
         # other delivery. `consumer` is NULL for what a consumer left behind; `key` is set where keys are shared.
         """CREATE TABLE deliveries (
@@ -56,11 +59,13 @@ class Turn(NamedTuple):
 
     Attributes:
         mine: What it is to fetch now.
-        seen_id: Its deliveries up to this id are all in `mine`, or were fetched before.
+        position: How far it was before.
+        seen_id: Its deliveries up to this id are all in `mine`, or were fetched before, or are of paused topics.
         has_more: Whether there was more to hand out than one turn does.
     """
 
     mine: Sequence[Assigned]
+    position: Position
     seen_id: int
     has_more: bool
 
@@ -119,7 +124,8 @@ class Subscription:
                     )
             row = (lifeline, share.value, json.dumps(sorted(ids.values())), room)
             me = sql.execute(
-                "INSERT INTO consumers (lifeline, share, topics, room, fetched) VALUES (?, ?, ?, ?, 0)", row
+                "INSERT INTO consumers (lifeline, share, topics, room, fetched, behind) VALUES (?, ?, ?, ?, 0, '{}')",
+                row,
             ).lastrowid
         if me is None:
             raise sqlite3.InternalError("no id for a new consumer")
@@ -133,10 +139,10 @@ class Subscription:
                 sql.execute("UPDATE topics SET uid = ?, cursor = 0 WHERE id = ?", (uid, topic_id))
                 sql.execute("DELETE FROM deliveries WHERE topic = ?", (topic_id,))
 
-    def leave(self, me: int, done: Sequence[int]) -> None:
+    def leave(self, me: int, settled: Settled) -> None:
         """Acknowledge what is done with, and leave the rest to others."""
         with self._database.write() as sql:
-            _acknowledge(sql, me, done)
+            _settle(sql, me, settled)
             _remove(sql, me)
 
     def members(self) -> Mapping[int, Member]:
@@ -145,16 +151,17 @@ class Subscription:
 
     # Messages are handed out and acknowledged.
 
-    def acknowledge(self, me: int, done: Sequence[int]) -> None:
-        """Mark deliveries as done."""
+    def settle(self, me: int, settled: Settled) -> None:
+        """Mark deliveries as done, and leave others to whoever is to have them now."""
         with self._database.write() as sql:
-            _acknowledge(sql, me, done)
+            _settle(sql, me, settled)
 
-    def has_work(self, me: int, after_id: int, sources: Mapping[int, Topic]) -> bool:
-        """Whether a turn of this consumer's would find something; cheap, and takes no turn."""
-        left = "SELECT 1 FROM deliveries WHERE consumer IS NULL"
-        mine = "SELECT 1 FROM deliveries WHERE id > ? AND consumer = ?"
-        ((found,),) = self._database.read(f"SELECT EXISTS ({left}) OR EXISTS ({mine})", (after_id, me))
+    def has_work(self, me: int, position: Position, sources: Mapping[int, Topic]) -> bool:
+        """Whether a turn of this consumer's would find something in `sources`; cheap, and takes no turn."""
+        (is_open, open_topics), (is_beyond, beyond) = position.of_open_topics, position.beyond
+        left = f"SELECT 1 FROM deliveries WHERE consumer IS NULL AND {is_open}"  # noqa: S608 - marks
+        mine = f"SELECT 1 FROM deliveries WHERE {is_beyond} AND consumer = ?"  # noqa: S608 - marks
+        ((found,),) = self._database.read(f"SELECT EXISTS ({left}) OR EXISTS ({mine})", (*open_topics, *beyond, me))
         if found:
             return True
         cursors = dict(self._database.read("SELECT id, cursor FROM topics"))
@@ -163,41 +170,43 @@ class Subscription:
     def take_turn(
         self,
         me: int,
-        after_id: int,
+        position: Position,
         limit: int,
-        done: Sequence[int],
+        settled: Settled,
         dead: Collection[str],
         sources: Mapping[int, Topic],
     ) -> Turn:
-        """Acknowledge, bury the dead, hand out what there is to those it is for, and take what is this consumer's.
+        """Settle, bury the dead, hand out what there is to those it is for, and take what is this consumer's.
+
+        `sources` are its topics that are not paused: it hands out those alone.
 
         Raises:
             Evicted: The others took this consumer for dead.
         """
         with self._database.write() as sql:
-            _acknowledge(sql, me, done)
+            _settle(sql, me, settled)
             _bury(sql, dead)
             members = _members(sql)
             if me not in members:
                 raise Evicted
             if members[me].share is Share.MESSAGE and len(members) > 1:
                 limit = min(limit, _MOST_AT_ONCE)
+            if position.paused:
+                position = _skip(sql, me, position)
             handed_all = True
-            mine = _assigned(sql, me, after_id, limit)
+            mine = _assigned(sql, me, position, limit)
             if not mine and members[me].is_active_among(members.values()):
                 if members[me].share is Share.KEY:
                     handed_all = handout.by_key(sql, members.values(), sources, limit)
                 else:
                     handed_all = handout.to_one(sql, me, sources, limit)
-                mine = _assigned(sql, me, after_id, limit)
-            seen_id = after_id
-            if len(mine) == limit:
-                seen_id = mine[-1].id
-            elif rows := sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'").fetchall():
-                seen_id = rows[0][0]
+                mine = _assigned(sql, me, position, limit)
+            seen_id = mine[-1].id if len(mine) == limit else _last_id(sql, position.after_id)
             if mine and members[me].share is Share.KEY:
-                sql.execute("UPDATE consumers SET fetched = ? WHERE id = ?", (seen_id, me))
-        return Turn(mine, seen_id, not handed_all)
+                ahead = position.advanced(seen_id)
+                update = "UPDATE consumers SET fetched = ?, behind = ? WHERE id = ?"
+                sql.execute(update, (ahead.after_id, ahead.behind_text, me))
+        return Turn(mine, position, seen_id, not handed_all)
 
     # What others want to know, and the end.
 
@@ -243,13 +252,35 @@ def _members(sql: sqlite3.Connection) -> Mapping[int, Member]:
     return {row[0]: Member.of(row) for row in sql.execute("SELECT * FROM consumers ORDER BY id").fetchall()}
 
 
-def _assigned(sql: sqlite3.Connection, me: int, after_id: int, limit: int) -> Sequence[Assigned]:
-    query = "SELECT id, topic, seq FROM deliveries WHERE id > ? AND consumer = ? ORDER BY id LIMIT ?"
-    return [Assigned(*row) for row in sql.execute(query, (after_id, me, limit)).fetchall()]
+def _assigned(sql: sqlite3.Connection, me: int, position: Position, limit: int) -> Sequence[Assigned]:
+    is_beyond, beyond = position.beyond
+    query = f"SELECT id, topic, seq FROM deliveries WHERE {is_beyond} AND consumer = ? ORDER BY id LIMIT ?"  # noqa: S608 - marks
+    return [Assigned(*row) for row in sql.execute(query, (*beyond, me, limit)).fetchall()]
 
 
-def _acknowledge(sql: sqlite3.Connection, me: int, done: Sequence[int]) -> None:
+def _skip(sql: sqlite3.Connection, me: int, position: Position) -> Position:
+    """Move on in paused topics to the first delivery, so that nobody has to look through the same rows again."""
+    first = "SELECT id FROM deliveries WHERE id > ? AND topic = ? AND consumer = ? ORDER BY id LIMIT 1"
+    nothing_until = {}
+    for topic_id in position.paused:
+        at_id = position.behind[topic_id]
+        rows = sql.execute(first, (at_id, topic_id, me)).fetchall()
+        nothing_until[topic_id] = rows[0][0] - 1 if rows else _last_id(sql, at_id)
+    return position.skipping(nothing_until)
+
+
+def _last_id(sql: sqlite3.Connection, default: int) -> int:
+    """The greatest id that a delivery ever had."""
+    rows = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'").fetchall()
+    return int(rows[0][0]) if rows else default
+
+
+def _settle(sql: sqlite3.Connection, me: int, settled: Settled) -> None:
+    done, returned = settled
     sql.executemany("DELETE FROM deliveries WHERE id = ? AND consumer = ?", ((id_, me) for id_ in done))
+    if returned:
+        leave = "UPDATE deliveries SET consumer = NULL WHERE id = ? AND consumer = ?"
+        sql.executemany(leave, ((id_, me) for id_ in returned))
 
 
 def _bury(sql: sqlite3.Connection, dead: Collection[str]) -> None:
