@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
 from edgeserve._core.batches import Batching
-from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, FlowPolicy
+from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, FlowPolicy, message_key
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.join import Join, JoinPolicy, NoJoin
 from edgeserve._core.step import Outcome, Unit
@@ -131,7 +131,8 @@ class Cascading(Consuming[T]):
     def _share_flows(self, flows: FlowPolicy) -> None:
         if not isinstance(self._join, FlowJoin):
             return
-        self._join.asks = self._inbox.must_ask
+        if self._inbox.must_ask:
+            self._join.slot_of = lambda flow_id: self._inbox.slot(message_key(flow_id))
         limit = self._inbox.max_unacknowledged
         if flows.has_signal and limit is not None and flows.max_flows + self._inputs.queue_size > limit:
             self.close()

@@ -84,6 +84,9 @@ class ManualBroker:
     max_unacknowledged: int | None = None
     must_ask = False
 
+    def slot(self, key: str | None) -> int:
+        return 0
+
     def pause(self, topics: Collection[str]) -> None:
         self.paused = frozenset(topics)
 

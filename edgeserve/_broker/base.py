@@ -211,6 +211,13 @@ class Consumer(Protocol):
         Then who waits for messages of a key asks for them, again and again, and who holds some gives them back.
         """
 
+    def slot(self, key: str | None) -> int:
+        """Which of the broker's slots a key falls into, where it `must_ask`.
+
+        All of a slot is with one consumer; and while another one holds anything of it unacknowledged, the rest of it is
+        held back. So who is asked for messages of a key gives back whatever it holds of the key's slot.
+        """
+
     def ask(self, keys: Sequence[bytes]) -> None:
         """Tell the other consumers of the subscription that messages of these keys are wanted here.
 

@@ -102,6 +102,10 @@ class Inbox:
         self._kept_back.clear()
         self._consumer.pause(topics)
 
+    def slot(self, key: str | None) -> int:
+        """What of the broker's is with one replica at a time, with all other keys of the same slot."""
+        return self._consumer.slot(key)
+
     def ask(self, keys: Sequence[bytes]) -> None:
         """Tell the other replicas that messages of these keys are wanted here; it can be lost, so it is repeated."""
         self._consumer.ask(keys)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 
 from edgeserve._broker import base
+from edgeserve._broker.pulsar_slots import slot_of
 from edgeserve._broker.pulsar_topics import Held
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve.errors import BrokerError, UsageError
@@ -94,6 +95,10 @@ class Consumer(ABC):
         """See `base.Consumer`."""
         return False
 
+    def slot(self, key: str | None) -> int:
+        """See `base.Consumer`."""
+        return slot_of(key or "")
+
     def ask(self, keys: Sequence[bytes]) -> None:  # noqa: B027 - where a key is with one consumer there is nobody to ask
         """See `base.Consumer`."""
 
@@ -149,6 +154,10 @@ class SharedConsumer(Consumer):
     @property
     def must_ask(self) -> bool:
         return self._held.asks is not None
+
+    def slot(self, key: str | None) -> int:
+        """See `base.Consumer`."""
+        return slot_of(key or "")
 
     def ask(self, keys: Sequence[bytes]) -> None:
         if self._held.asks is not None:

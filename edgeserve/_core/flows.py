@@ -8,7 +8,7 @@ nothing too old. Pure: time comes in with each step.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,10 @@ class _Waiting:
         """Those of one flow."""
         return [entry[2] for entry in self._by_flow.get(flow_id, ())]
 
+    def all(self) -> Iterator[Example]:
+        """All of them, by flow."""
+        return (entry[2] for entries in self._by_flow.values() for entry in entries)
+
     def _take(self, entry: list[Any]) -> Example:
         example: Example = entry[2]
         entry[2] = None
@@ -149,16 +153,19 @@ class FlowJoin:
     Args:
         policy: What waits, and how long.
         batching: How what is to be served becomes batches.
-        asks: Whether a signal and its data can be with two replicas, so that a signal that waits asks for its data, and
-            is given back itself, as either may be with the wrong one.
+
+    Attributes:
+        slot_of: Where a signal and its data can be with two replicas, what is always with one, by flow id; None where
+            that can't be. A signal that waits then asks for its data, and is given back itself, as either may be with
+            the wrong one. Who is asked gives back the whole slot, of which the rest is held up else.
     """
 
     serves_at_once = None
 
-    def __init__(self, policy: FlowPolicy, batching: Batching, *, asks: bool = False) -> None:
+    def __init__(self, policy: FlowPolicy, batching: Batching) -> None:
         self._policy = policy
         self._batcher = Batcher(batching)
-        self.asks = asks
+        self.slot_of: Callable[[bytes], int] | None = None
         self._data = _Waiting()
         self._signals = _Waiting()
         self._newest_data_ms: int | None = None
@@ -222,7 +229,7 @@ class FlowJoin:
         else:
             self._newest_waiting_ms = max(capture_ms, self._newest_waiting_ms if self._signals.count else 0)
             self._signals.add(signal)
-            if self.asks:
+            if self.slot_of is not None:
                 self._ask_later(signal, now)
         if self._newest_signal_ms is None or capture_ms > self._newest_signal_ms:
             self._newest_signal_ms = capture_ms
@@ -283,20 +290,18 @@ class FlowJoin:
         if self._due:
             _wake_by(decision, self._due[0][0])
 
-    def give_back(self, flow_ids: Iterable[bytes], now: Now) -> Decision:
+    def give_back(self, flow_ids: Sequence[bytes], now: Now) -> Decision:
         """Give back the data of flows that other replicas have asked for, if it is here and not in use."""
         decision = Decision()
-        given_back = []
-        for flow_id in flow_ids:
-            held = self._data.of_flow(flow_id)
-            if not held:
-                # It may be what this one does not read any more, and stops all others from reading.
-                self._wanted_until_ms = now.steady_ms + _WANTED_MS
+        if self.slot_of is not None:
+            slots = {self.slot_of(flow_id) for flow_id in flow_ids}
+            held = [each for each in self._data.all() if self.slot_of(each.header) in slots and _comes_alone(each)]
             for example in held:
-                if _comes_alone(example):
-                    self._data.take(example)
-                    given_back.append(example)
-        decision.given_back = given_back
+                self._data.take(example)
+            decision.given_back = held
+            if len({example.header for example in held}.intersection(flow_ids)) < len(set(flow_ids)):
+                # It may be what this one does not read any more, and so stops all others from reading.
+                self._wanted_until_ms = now.steady_ms + _WANTED_MS
         self._note_full(now)
         return decision
 

@@ -22,9 +22,9 @@ class Steps:
     """A join, and what became of what it was given."""
 
     def __init__(self, *, batching: Batching | None = None, asks: bool = False, has_signal: bool = True, **policy: int):
-        self.join = FlowJoin(
-            FlowPolicy(has_signal, **policy), batching if batching is not None else Batching(), asks=asks
-        )
+        self.join = FlowJoin(FlowPolicy(has_signal, **policy), batching if batching is not None else Batching())
+        if asks:
+            self.join.slot_of = lambda flow_id: flow_id[0]
         self.steady_ms = 0.0
         self.fates: dict[str, Fate] = {}
         self.served: list[list[str]] = []

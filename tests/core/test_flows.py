@@ -176,7 +176,7 @@ def test_a_signal_whose_data_was_passed_does_not_make_room() -> None:
 
 
 def test_what_others_wait_for_and_is_not_here_is_read_too() -> None:
-    steps = Steps(max_flows=2)
+    steps = Steps(max_flows=2, asks=True)
     steps.data("a", 100)
     steps.data("b", 101)
     steps.others_ask("c")
@@ -260,6 +260,14 @@ def test_data_that_is_asked_for_is_given_back_and_no_other() -> None:
     steps.signal("a")
     steps.signal("b")
     assert steps.served == [["b"]]
+
+
+def test_with_what_is_asked_for_its_whole_slot_is_given_back() -> None:
+    steps = Steps(asks=True)
+    for flow in ("a1", "a2", "b1"):
+        steps.data(flow)
+    steps.others_ask("a3")
+    assert steps.given_back == ["data a1", "data a2"]
 
 
 def test_what_is_being_served_is_not_given_back() -> None:

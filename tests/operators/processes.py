@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeserve import Compute, DataSource, Materialize
+from edgeserve import Compute, DataSource, Materialize, Model
 from tests.broker.workers import ROOT, until
 
 _DIGITS = 13
@@ -119,6 +119,23 @@ def run_compute(
     compute.run()
 
 
+def run_model(
+    journal: Journal, broker: str, topics: dict[str, str], *, unsure_of: int = 0, work_ms: float = 0, **options: Any
+) -> None:
+    """Answer each number that it is asked about, but ask the next model about every `unsure_of`th."""
+
+    def work(data: bytes, signal: bytes | None = None) -> tuple[bool, bytes]:
+        number = number_of(data)
+        assert signal is None or number_of(signal) == number
+        journal.note("began", number)
+        time.sleep(work_ms / 1000)
+        return not unsure_of or number % unsure_of != 0, data
+
+    model = Model(work, broker, **topics, **options)  # type: ignore[arg-type] # str, all of them
+    journal.note("ready")
+    model.run()
+
+
 def run_sink(journal: Journal, broker: str, topic: str, *, work_ms: float = 0, **options: Any) -> None:
     """Take what comes, until `LAST`."""
 
@@ -215,5 +232,5 @@ def finished(sinks: Sequence[Member]) -> list[int]:
 
 if __name__ == "__main__":
     _, role, path, given = sys.argv
-    roles = {"source": run_source, "batches": run_batches, "compute": run_compute, "sink": run_sink}
+    roles = {"source": run_source, "batches": run_batches, "compute": run_compute, "model": run_model, "sink": run_sink}
     roles[role](Journal(path), **json.loads(given))

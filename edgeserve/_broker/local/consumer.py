@@ -259,6 +259,10 @@ class LocalConsumer:
         """Never: a key with anything outstanding on any topic stays with its holder."""
         return False
 
+    def slot(self, key: str | None) -> int:
+        """Each key stays with its holder by itself."""
+        return 0
+
     def ask(self, keys: Sequence[bytes]) -> None:
         """Do nothing."""
 
