@@ -78,7 +78,7 @@ def run_roles(specs: Mapping[str, Spec]) -> dict[str, Report]:
         for name, spec in specs.items():
             started[name] = _start(replace(spec, topic=topic))
         for name, spec in specs.items():
-            if spec.role == "source":
+            if spec.role in ("source", "flows"):
                 stdin = started[name].stdin
                 assert stdin is not None
                 stdin.write("go\n")

@@ -87,7 +87,12 @@ def run_edgeserve(spec: Spec) -> Report:
 
 def main() -> None:
     spec = Spec.from_json(sys.argv[1])
-    if spec.kind == "edgeserve":
+    if spec.is_cascade:
+        from benchmarks import cascade_roles
+
+        run = cascade_roles.run_edgeserve if spec.kind == "edgeserve" else cascade_roles.run_by_hand
+        report = run(spec, ready)
+    elif spec.kind == "edgeserve":
         report = run_edgeserve(spec)
     else:
         from benchmarks.by_hand import run_by_hand

@@ -33,6 +33,7 @@ class Spec:
         in_flight: How many messages edgeserve has unconfirmed at most; None: its own default.
         resident_at: The message numbers at which the role notes its resident size.
         idle_ms: Consumers end when nothing came for so long, instead of after `count`.
+        is_cascade: Whether the role is one of a cascade (`benchmarks.cascade_roles`).
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Spec:
     in_flight: int | None = None
     resident_at: tuple[int, ...] = ()
     idle_ms: int | None = None
+    is_cascade: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

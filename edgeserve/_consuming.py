@@ -42,6 +42,8 @@ U = TypeVar("U")
 _log = logging.getLogger("edgeserve.operator")
 
 _MOST_UNKNOWN = 100
+# Of what has come, so many examples are taken in at a time.
+_OPENED_AT_ONCE = 32
 
 
 class Consuming(Operator[T]):
@@ -204,10 +206,11 @@ class Consuming(Operator[T]):
 
     def _carry_out(self, decision: Decision) -> None:
         """Do what the join decided, but for running the task."""
-        if self._join.full != self._full:
+        if self._join.full is not self._full:
             self._full = self._join.full
             self._inbox.pause(self._inputs.topics_of(self._full))
-        self._acknowledge(self._ledger.carry_out(decision))
+        if decision.job is not None or decision.released or decision.fates:
+            self._acknowledge(self._ledger.carry_out(decision))
         if decision.given_back:
             self._inbox.give_back(self._ledger.give_back(decision.given_back))
         if decision.asked:
@@ -228,7 +231,7 @@ class Consuming(Operator[T]):
             if self._inbox.fill(slice_ms):
                 if self._inbox.tenure != self._tenure:
                     self._begin_tenure()
-                self._take_next()
+                self._take_next(_OPENED_AT_ONCE)
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 self._is_over = not is_moment
@@ -243,9 +246,11 @@ class Consuming(Operator[T]):
     def _answer_asks(self) -> None:
         """Give back what other replicas wait for."""
 
-    def _take_next(self) -> None:
-        """Open the message that came first."""
+    def _take_next(self, at_most: int = 1) -> None:
+        """Open the messages that came first."""
         opened = self._inbox.open_next()
+        while len(opened) < at_most and self._inbox.has_more:
+            opened += self._inbox.open_next()
         self._ledger.receive(opened)
         self._arrivals.extend(opened)
 

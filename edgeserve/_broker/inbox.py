@@ -71,6 +71,12 @@ class Inbox:
                 self._kept_back.append(deliveries.popleft())
         return bool(deliveries)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether another message is here that may be opened."""
+        deliveries = self._deliveries
+        return bool(deliveries) and deliveries[0].tenure == self._consumer.tenure and not self._paused
+
     def open_next(self) -> list[Example]:
         """What is in the message that came first: one example or more. Only after `fill` said that there is one."""
         delivery = self._deliveries.popleft()

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
@@ -33,6 +34,7 @@ _ENTRY_BYTES = 15
 # broker as much as full ones, so that more of them are sent only where they can't get larger.
 _FEW_SENDS = 2
 _FEW_EXAMPLES = 4
+_SETTLED_TOGETHER = 32
 _NO_MARKS: Mapping[str, str] = {}
 
 MAX_UNCONFIRMED = 4000
@@ -127,6 +129,10 @@ class Outbox(Generic[Token]):
         self._sent = 0
         self._sent_bytes = 0
         self._is_draining = False
+        # Messages of their own that were sent without having waited: how many are unconfirmed, and of those whose
+        # confirmation came, the token, the size and the error; settled together, as each settling costs.
+        self._alone = 0
+        self._confirmed_alone: deque[tuple[Token, int, BrokerError | None]] = deque()
         self._watchers = 0
         self._is_stopped = False
         self._failures: list[tuple[Exception, int]] = []
@@ -183,16 +189,70 @@ class Outbox(Generic[Token]):
                 self._wait_for_room(size)
             if self._is_stopped:
                 raise DeliveryError("closed before the broker had room for another message", self._address)
+            leaves_alone = type(what) is Message and not self._waiting and not self._is_draining
             self._examples += 1
             self._bytes += size
-            self._waiting_bytes += size
             self._sent += 1
             self._sent_bytes += size
-            self._tokens.append(token)
-            self._waiting.append(what)
-            if more_follows or not self._may_leave():
-                return
-        self._drain(what)
+            if leaves_alone and self._examples <= self._limits.max_examples:
+                self._alone += 1
+            else:
+                leaves_alone = False
+                self._waiting_bytes += size
+                self._tokens.append(token)
+                self._waiting.append(what)
+                if more_follows or not self._may_leave():
+                    return
+        if leaves_alone:
+            self._leave_alone(cast("Message", what), token, size)
+        else:
+            self._drain(what)
+
+    def _leave_alone(self, message: Message, token: Token, size: int) -> None:
+        """Send a message of its own while nothing waits: what most of them do."""
+        try:
+            self._producer.send(message, partial(self._confirm_alone, token, size))
+        except BaseException:
+            with self._lock:
+                self._alone -= 1
+                self._examples -= 1
+                self._bytes -= size
+                self._sent -= 1
+                self._sent_bytes -= size
+                if self._watchers:
+                    self._changed.notify_all()
+            raise
+
+    def _confirm_alone(self, token: Token, size: int, error: BrokerError | None) -> None:
+        confirmed = self._confirmed_alone
+        confirmed.append((token, size, error))
+        # Without the lock: whoever sends meanwhile counts first, and gets a confirmation of its own later.
+        if len(confirmed) >= min(_SETTLED_TOGETHER, self._alone):
+            self._settle_alone()
+
+    def _settle_alone(self) -> None:
+        """Count out what was confirmed."""
+        tokens, failed = [], []
+        with self._lock:
+            while self._confirmed_alone:
+                token, size, error = self._confirmed_alone.popleft()
+                self._alone -= 1
+                self._examples -= 1
+                self._bytes -= size
+                if error is None:
+                    tokens.append(token)
+                else:
+                    failed.append(token)
+                    self._note_failure(error, 1)
+            if self._watchers:
+                self._changed.notify_all()
+            has_waiting = bool(self._waiting)
+        if has_waiting:
+            self._drain()
+        if failed and self._on_failed is not None:
+            self._on_failed(failed)
+        if tokens:
+            self._on_confirmed(tokens)
 
     def _may_leave(self) -> bool:
         """Whether what waits first may be sent now. With the lock."""

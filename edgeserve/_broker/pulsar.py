@@ -41,6 +41,8 @@ _COMING_BACK_MS = 300
 _MOST_BATCHED = 1000
 _MOST_BATCHED_BYTES = 4 << 20
 _LETTING_GO_MS = 20
+# What is taken at a time while there is plenty: messages, bytes, and the ms for which so much is waited for.
+_BACKLOG = (200, 4 << 20, 2)
 # The client takes no less, and then sees to what is given back every third of it.
 _REDELIVERY_MS = 100
 # An ask is repeated by whoever waits, so those that cannot leave soon are let go of.
@@ -179,6 +181,7 @@ class _Connection:
                     receiver_queue_size=queue_size,
                     consumer_name=name,
                     negative_ack_redelivery_delay_ms=_REDELIVERY_MS,
+                    batch_receive_policy=library.ConsumerBatchReceivePolicy(*_BACKLOG),
                 )
                 self._handles.add(consumer)
                 made.append(TopicConsumer(topic, consumer, self))

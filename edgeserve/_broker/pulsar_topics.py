@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from edgeserve._broker import base
 from edgeserve._broker.pulsar_asks import Asks
 from edgeserve._core.clock import pause_ms, steady_ms
-from edgeserve.errors import BrokerError
 
 # Waits are cut into slices so that Ctrl-C and close() are seen in time.
 _SLICE_MS = 100
@@ -35,6 +33,9 @@ class TopicConsumer(Protocol):
 
     def receive(self, timeout_ms: int) -> base.Delivery | None:
         """The next message, or None."""
+
+    def receive_backlog(self) -> list[base.Delivery]:
+        """Many messages at once; fewer, or none, when not so many come within 2 ms."""
 
     def acknowledge(self, message_id: object) -> None:
         """Mark one message as done; nothing when closed."""
@@ -80,17 +81,43 @@ class Held(Protocol):
 
 def held(consumers: Sequence[TopicConsumer], *, share: base.Share, asks: Asks | None = None) -> Held:
     """The consumers of one or more topics as one."""
-    if len(consumers) > 1:
-        return _SeveralTopics(consumers, asks)
     # Who may lose the subscription to a stand-by takes no more than it serves at once.
-    return _OneTopic(consumers[0], takes_backlog=share is not base.Share.STANDBY)
+    takes_backlog = share is not base.Share.STANDBY
+    if len(consumers) > 1:
+        return _SeveralTopics(consumers, asks, takes_backlog=takes_backlog)
+    return _OneTopic(consumers[0], takes_backlog=takes_backlog)
+
+
+class _Reader:
+    """Takes messages of one topic one by one, and many at once while there is plenty of them."""
+
+    def __init__(self, consumer: TopicConsumer, *, takes_backlog: bool) -> None:
+        self._consumer = consumer
+        self._takes_backlog = takes_backlog
+        self._at_once = 0
+
+    def read(self, timeout_ms: int) -> Sequence[base.Delivery]:
+        # Many at once are waited for, so it is asked for them only when so many have been there at once that more must
+        # be waiting.
+        if self._at_once >= _BACKLOG:
+            arrived = self._consumer.receive_backlog()
+            if len(arrived) < _BACKLOG:
+                self._at_once = 0
+            return arrived
+        if not self._takes_backlog:
+            only = self._consumer.receive(timeout_ms)
+            return () if only is None else (only,)
+        started_ms = steady_ms()
+        first = self._consumer.receive(timeout_ms)
+        is_at_once = first is not None and steady_ms() - started_ms <= _AT_ONCE_MS
+        self._at_once = self._at_once + 1 if is_at_once else 0
+        return () if first is None else (first,)
 
 
 class _OneTopic:
     def __init__(self, consumer: TopicConsumer, *, takes_backlog: bool) -> None:
         self._consumer = consumer
-        self._takes_backlog = takes_backlog
-        self._at_once = 0
+        self._reader = _Reader(consumer, takes_backlog=takes_backlog)
         self._is_paused = False
         self.asks: Asks | None = None
 
@@ -104,24 +131,7 @@ class _OneTopic:
         if self._is_paused:
             pause_ms(timeout_ms)
             return ()
-        # One at a time, as asking for more that is not there costs as much as 30 messages; unless so many have been
-        # there at once that more of them must be waiting.
-        started_ms = steady_ms()
-        first = self._consumer.receive(timeout_ms)
-        if not self._takes_backlog:
-            return () if first is None else (first,)
-        if first is None or steady_ms() - started_ms > _AT_ONCE_MS:
-            self._at_once = 0
-            return () if first is None else (first,)
-        self._at_once += 1
-        arrived = [first]
-        if self._at_once >= _BACKLOG:
-            with suppress(BrokerError):  # the next call meets it again, and what has come is not lost
-                while len(arrived) < _HANDOVER and (further := self._consumer.receive(0)) is not None:
-                    arrived.append(further)
-            if len(arrived) < _BACKLOG:
-                self._at_once = 0
-        return arrived
+        return self._reader.read(timeout_ms)
 
     def acknowledge(self, deliveries: Sequence[base.Delivery]) -> None:
         for delivery in deliveries:
@@ -148,13 +158,14 @@ class _OneTopic:
 class _SeveralTopics:
     """One thread a topic hands over to the one who waits: Pulsar's client has no wait for several consumers."""
 
-    def __init__(self, consumers: Sequence[TopicConsumer], asks: Asks | None) -> None:
+    def __init__(self, consumers: Sequence[TopicConsumer], asks: Asks | None, *, takes_backlog: bool) -> None:
         self.asks = asks
         self._consumers = {consumer.topic: consumer for consumer in consumers}
         self._changed = threading.Condition()
         self._arrived: list[base.Delivery] = []
         self._paused: frozenset[str] = frozenset()
-        # What had come of a topic when it was paused, and the one message that was on its way then.
+        self._takes_backlog = takes_backlog
+        # What had come of a topic when it was paused, and what was on its way then.
         self._kept: list[base.Delivery] = []
         self._has_heard = False
         self._error: BaseException | None = None
@@ -169,31 +180,33 @@ class _SeveralTopics:
             asks.wake = self._hear
 
     def _hand_over(self, consumer: TopicConsumer) -> None:
+        reader = _Reader(consumer, takes_backlog=self._takes_backlog)
         try:
             while not self._is_closed:
                 if consumer.topic in self._paused:
                     with self._changed:
                         self._changed.wait_for(lambda: consumer.topic not in self._paused or self._is_closed)
                     continue
-                arrived = consumer.receive(_SLICE_MS)
-                if arrived is not None:
-                    self._put(arrived)
+                arrived = reader.read(_SLICE_MS)
+                if arrived:
+                    self._put(consumer.topic, arrived)
         except BaseException as error:  # noqa: BLE001 - the reader raises it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
-    def _put(self, arrived: base.Delivery) -> None:
+    def _put(self, topic: str, arrived: Sequence[base.Delivery]) -> None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._arrived) < _HANDOVER or arrived.topic in self._paused or self._is_closed
-            )
-            if arrived.topic in self._paused:
-                self._kept.append(arrived)
+            if len(self._arrived) >= _HANDOVER:
+                self._changed.wait_for(
+                    lambda: len(self._arrived) < _HANDOVER or topic in self._paused or self._is_closed
+                )
+            if topic in self._paused:
+                self._kept.extend(arrived)
                 return
-            self._arrived.append(arrived)
-            if len(self._arrived) == 1:
+            if not self._arrived:
                 self._changed.notify_all()
+            self._arrived.extend(arrived)
 
     def pause(self, topics: frozenset[str]) -> None:
         with self._changed:

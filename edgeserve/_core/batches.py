@@ -15,6 +15,8 @@ from edgeserve._core.clock import Now
 from edgeserve._core.pacing import Pace
 from edgeserve._core.step import Decision, Example, Job, Unit
 
+_NOTHING: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -156,11 +158,12 @@ class BatchJoin:
         self._parameter = parameter
         self._batcher = Batcher(policy)
         self._max_waiting = max_waiting
+        self._full = frozenset((parameter,))
 
     @property
     def full(self) -> frozenset[str]:
         """See `Join`."""
-        return frozenset((self._parameter,)) if len(self._batcher) >= self._max_waiting else frozenset()
+        return self._full if len(self._batcher) >= self._max_waiting else _NOTHING
 
     def decide(self, arrival: Example | None, now: Now) -> Decision:
         """Take one example, or a moment that was waited for."""

@@ -8,6 +8,7 @@ nothing too old. Pure: time comes in with each step.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,7 @@ class FlowJoin:
         self._signals = _Waiting()
         self._newest_data_ms: int | None = None
         self._newest_signal_ms: int | None = None
+        self._data_came_ms = -math.inf
         # Of the signals that wait; older than real when that one was served and others stay.
         self._newest_waiting_ms = 0
         # The ids of signals that were served, as a cheap model that was killed may send them again.
@@ -201,6 +203,7 @@ class FlowJoin:
 
     def _offer_data(self, example: Example, now: Now, decision: Decision) -> None:
         capture_ms, reach_ms = example.capture_ms, self._policy.max_time_diff_ms
+        self._data_came_ms = now.steady_ms
         if self._newest_data_ms is None or capture_ms > self._newest_data_ms:
             self._newest_data_ms = capture_ms
         if self._signals.count:
@@ -276,6 +279,9 @@ class FlowJoin:
             flow_id = signal.header
             if not any(each is signal for each in self._signals.of_flow(flow_id)):
                 continue
+            if self._is_behind(signal, now):
+                self._ask_later(signal, now)
+                continue
             times, since_ms = self._asked.get(flow_id, (0, signal.arrived_steady_ms))
             self._asked[flow_id] = (times + 1, since_ms)
             if len(self._asked) > self._policy.max_flows:
@@ -289,6 +295,11 @@ class FlowJoin:
         decision.given_back, decision.asked = given_back, asked
         if self._due:
             _wake_by(decision, self._due[0][0])
+
+    def _is_behind(self, signal: Example, now: Now) -> bool:
+        """Whether data comes that was captured before a signal was: that of the signal is not to be missed yet."""
+        newest_ms = self._newest_data_ms
+        return (newest_ms is None or newest_ms < signal.capture_ms) and now.steady_ms < self._data_came_ms + _ASK_MS
 
     def give_back(self, flow_ids: Sequence[bytes], now: Now) -> Decision:
         """Give back the data of flows that other replicas have asked for, if it is here and not in use."""
