@@ -11,7 +11,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import accuracy, distance, imports, joins, latency, memory, network, prototype, routing, throughput
+from benchmarks import (
+    accuracy,
+    batches,
+    cascade,
+    distance,
+    imports,
+    joins,
+    latency,
+    memory,
+    network,
+    prototype,
+    routing,
+    throughput,
+    waiting,
+)
 from benchmarks.harness import apache_pulsar, options_of, progress
 
 Benchmark = Callable[[Sequence[str] | None], None]
@@ -22,6 +36,9 @@ ANYWHERE: list[Benchmark] = [
     throughput.main,
     routing.main,
     memory.main,
+    cascade.main,
+    waiting.main,
+    batches.main,
     accuracy.main,
 ]
 ON_APACHE_PULSAR: list[Benchmark] = [prototype.main, distance.main, network.main]

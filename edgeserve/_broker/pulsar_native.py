@@ -87,6 +87,7 @@ class TopicConsumer:
         self._pulsar_error = connection.library.PulsarException
         self._is_closed = False
         self._is_receiving = False
+        self._properties: Mapping[str, str] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -127,6 +128,11 @@ class TopicConsumer:
             # Other clients may send any bytes there, and this one gives them as text or not at all. Raised, it would
             # be raised again whenever the message comes back; so it goes the way of what is malformed.
             properties = {UNREADABLE: str(error)}
+        # Nearly all messages of a topic have the same ones, and each that is held would have its own copy.
+        if properties == self._properties:
+            properties = self._properties
+        else:
+            self._properties = properties
         return base.Delivery(
             message_id,
             self.topic,

@@ -6,7 +6,9 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from edgeserve._broker.base import Message
@@ -35,6 +37,7 @@ _SELECT = f"SELECT * FROM messages WHERE seq IN ({', '.join('?' * AT_ONCE)})"  #
 # starts beyond any that can have been lost.
 _GAP = 1 << 20
 _TRIM_ROWS = 20_000
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Row = tuple[int | None, int, str | None, str | None, bytes]
 """A message as it is stored, but for its number: event_ms, publish_ms, key, properties, payload."""
@@ -66,8 +69,14 @@ def bytes_of(row: Row) -> int:
 
 def properties_of(stored: Stored) -> Mapping[str, str]:
     """The properties of a message that is stored."""
-    properties: Mapping[str, str] = json.loads(stored.properties) if stored.properties is not None else {}
-    return properties
+    return _parsed(stored.properties) if stored.properties is not None else _NOTHING
+
+
+# Nearly all messages of a topic have the same ones, and each that is held would have its own copy.
+@lru_cache(maxsize=256)
+def _parsed(properties: str) -> Mapping[str, str]:
+    parsed: dict[str, str] = json.loads(properties)
+    return MappingProxyType(parsed)
 
 
 class Topic:
