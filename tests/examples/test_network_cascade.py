@@ -26,11 +26,11 @@ import numpy as np
 FOLDER = EXAMPLES / "network_cascade"
 TOPICS = ("flows", "questions", "verdicts")
 
-# On the flows on which the threshold is chosen, the cascade loses a point at most against the dear model. It loses where
-# it keeps an answer of the cheap model's that is wrong while the dear model's is right, and wins where it is the other
-# way round. Both together are less than 1 % of the flows, so that of 1200 independent flows the standard error of the
-# loss is sqrt(0.01 / 1200) = 0.29 points, and that of the difference between two such samples sqrt(2) times as much.
-# Here are more than two of these.
+# On the flows on which the threshold is chosen, the cascade loses a point at most against the dear model. It loses
+# where it keeps an answer of the cheap model's that is wrong while the dear model's is right, and wins where it is the
+# other way round. Both together are less than 1 % of the flows, so that of 1200 independent flows the standard error of
+# the loss is sqrt(0.01 / 1200) = 0.29 points, and that of the difference between two such samples sqrt(2) times as
+# much. Here are more than two of these.
 LOSS = 0.01 + 0.01
 
 
