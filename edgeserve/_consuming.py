@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
@@ -42,7 +43,7 @@ U = TypeVar("U")
 _log = logging.getLogger("edgeserve.operator")
 
 _MOST_UNKNOWN = 100
-# Of what has come, so many examples are taken in at a time.
+# Flows come in messages of their own, of which so many are taken in at a time.
 _OPENED_AT_ONCE = 32
 
 
@@ -231,7 +232,7 @@ class Consuming(Operator[T]):
             if self._inbox.fill(slice_ms):
                 if self._inbox.tenure != self._tenure:
                     self._begin_tenure()
-                self._take_next(_OPENED_AT_ONCE)
+                self._take_next(_OPENED_AT_ONCE if self._inputs.share is Share.KEY else 1)
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 self._is_over = not is_moment

@@ -74,7 +74,7 @@ class BatchCompute(Consuming[bytes]):
             as fast; False sends each as a message of its own, as the research prototype did. None: wherever messages
             are not shared by flow id, so here always.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises and names its examples,
-            whose examples stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
+            which stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
             halves until it is known what fails by itself; that is given up, and the rest is served together.
             `'retry'`: the batch is tried again before that; what is given up then becomes a dead letter, with
             `'dead_letter'` at once; `'skip'`: it is dropped.

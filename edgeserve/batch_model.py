@@ -82,7 +82,7 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
             as fast; such a topic can't be shared by flow. None: those for the destination do, those for the next model
             do not, so that it can have replicas.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises and names its flows,
-            whose examples stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
+            which stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
             halves until it is known what fails by itself; that is given up, and the rest is served together.
             `'retry'`: the batch is tried again before that; what is given up then becomes a dead letter, with
             `'dead_letter'` at once; `'skip'`: it is dropped.
