@@ -137,8 +137,8 @@ class Cascading(Consuming[T]):
         if flows.has_signal and limit is not None and flows.max_flows + self._inputs.queue_size > limit:
             self.close()
             raise UsageError(
-                f"max_waiting_flows={flows.max_flows} and the {self._inputs.queue_size} messages fetched ahead are more "
-                f" than the {limit} that this broker lets one consumer hold: let fewer wait"
+                f"max_waiting_flows={flows.max_flows} and {self._inputs.queue_size} messages fetched ahead are more "
+                f"than the {limit} that this broker lets one consumer hold: let fewer wait"
             )
 
     def _answer_asks(self) -> None:
