@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,9 +18,11 @@ from edgeserve._core.clock import pause_ms, steady_ms
 _SLICE_MS = 100
 # What waits between the threads of several topics and the reader, beside what the client fetches ahead.
 _HANDOVER = 64
-# A message that was there at once, and how many of them in a row are a backlog.
-_AT_ONCE_MS = 0.05
-_BACKLOG = 8
+# How soon messages must follow one another, and how many of them, to be taken many at a time: each wait costs more
+# than a message. And how few there must be at a time to go back.
+_GAP_MS = 0.5
+_MANY = 8
+_FEW = 4
 
 
 class TopicConsumer(Protocol):
@@ -94,24 +97,23 @@ class _Reader:
     def __init__(self, consumer: TopicConsumer, *, takes_backlog: bool) -> None:
         self._consumer = consumer
         self._takes_backlog = takes_backlog
-        self._at_once = 0
+        self._in_a_row = 0
+        self._last_ms = -math.inf
 
     def read(self, timeout_ms: int) -> Sequence[base.Delivery]:
-        # Many at once are waited for, so it is asked for them only when so many have been there at once that more must
-        # be waiting.
-        if self._at_once >= _BACKLOG:
+        if self._in_a_row >= _MANY:
             arrived = self._consumer.receive_backlog()
-            if len(arrived) < _BACKLOG:
-                self._at_once = 0
+            if len(arrived) < _FEW:
+                self._in_a_row = 0
             return arrived
-        if not self._takes_backlog:
-            only = self._consumer.receive(timeout_ms)
-            return () if only is None else (only,)
-        started_ms = steady_ms()
-        first = self._consumer.receive(timeout_ms)
-        is_at_once = first is not None and steady_ms() - started_ms <= _AT_ONCE_MS
-        self._at_once = self._at_once + 1 if is_at_once else 0
-        return () if first is None else (first,)
+        only = self._consumer.receive(timeout_ms)
+        if only is None:
+            return ()
+        if self._takes_backlog:
+            now_ms = steady_ms()
+            self._in_a_row = self._in_a_row + 1 if now_ms - self._last_ms <= _GAP_MS else 0
+            self._last_ms = now_ms
+        return (only,)
 
 
 class _OneTopic:
