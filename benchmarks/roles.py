@@ -35,11 +35,11 @@ def set_in_flight(max_sends: int) -> None:
     """
     from edgeserve import data_source
     from edgeserve._broker import outbox
+    from edgeserve._broker.in_flight import MAX_UNCONFIRMED, InFlight
 
-    def limits(max_examples: int = outbox.MAX_UNCONFIRMED) -> outbox.InFlight:
-        return in_flight(max_sends, max(max_examples, 1000 * max_sends))
+    def limits(max_examples: int = MAX_UNCONFIRMED) -> InFlight:
+        return InFlight(max_sends, max(max_examples, 1000 * max_sends))
 
-    in_flight = outbox.InFlight
     for module in (outbox, data_source):
         module.InFlight = limits  # type: ignore[attr-defined]
 

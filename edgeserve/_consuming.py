@@ -28,10 +28,11 @@ from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
+from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._ports import Inputs, Outputs, Values
-from edgeserve._recovery import UNSERVED, Recovery
+from edgeserve._recovery import UNSERVED, GivingUp, Recovery
 from edgeserve.errors import EdgeServeError, PayloadTooLarge
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ U = TypeVar("U")
 
 _log = logging.getLogger("edgeserve.operator")
 
-_MOST_UNKNOWN = 100
 # Flows come in messages of their own, of which so many are taken in at a time.
 _OPENED_AT_ONCE = 32
 
@@ -75,7 +75,6 @@ class Consuming(Operator[T]):
         self._sources = inputs.sources
         self._values = values
         self._errors = errors
-        self._recovery = Recovery(name, errors, self._has_paused, self._give_up)
         self._ledger = Ledger()
         self._batches: dict[int, int] = {}
         self._batches_run = 0
@@ -85,8 +84,7 @@ class Consuming(Operator[T]):
         self._served_of_message: list[Example] = []
         self._wake_steady_ms: float | None = None
         self._is_over = False
-        self._stands_by = False
-        self._unknown: set[str] = set()
+        self._notices = Notices(name)
         self._tenure: int | None = None
         self._outputs = outputs
         self._outboxes: list[Outbox[Sequence[Example]]] = []
@@ -109,14 +107,12 @@ class Consuming(Operator[T]):
                 opening.callback(self._served.close)
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
             opening.callback(self._close_flushed, self._dead_letters)
+            self._giving_up = GivingUp(
+                name, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
+            )
+            self._recovery = Recovery(name, errors, self._has_paused, self._giving_up.give_up)
             for each in outputs:
-                outbox = Outbox(
-                    connection.producer(each.topic, together=not each.may_pack),
-                    str(self._lease.address),
-                    self._release_all,
-                    packing=each.may_pack,
-                    marks=each.marks,
-                )
+                outbox = each.opened(connection, str(self._lease.address), self._release_all)
                 opening.callback(self._close_flushed, outbox)
                 self._outboxes.append(outbox)
             self._parts = opening.pop_all()
@@ -238,7 +234,7 @@ class Consuming(Operator[T]):
                 self._is_over = not is_moment
                 return False
             self._answer_asks()
-            self._note_stand_by()
+            self._notices.standing_by(is_active=self._inbox.is_active)
             raise_noted()
             self._raise_failure()
         self._is_over = True
@@ -263,37 +259,19 @@ class Consuming(Operator[T]):
             self._join = self._make_join()
         self._tenure = self._inbox.tenure
 
-    def _note_unknown(self, source: str, wanted: frozenset[str]) -> None:
-        """Say once for each name that it is not expected; a stranger's names are not collected without bound."""
-        if source not in self._unknown and len(self._unknown) < _MOST_UNKNOWN:
-            self._unknown.add(source)
-            _log.warning(
-                "operator %s: examples of source %r are not used: the task takes %s (inputs= gives its parameters "
-                "other sources)",
-                self._name,
-                source,
-                ", ".join(sorted(wanted)),
-            )
-
-    def _note_stand_by(self) -> None:
-        stands_by = not self._inbox.is_active
-        if stands_by and not self._stands_by:
-            _log.warning("operator %s stands by: another one of this name is active", self._name)
-        elif self._stands_by and not stands_by:
-            _log.info("operator %s has taken over", self._name)
-        self._stands_by = stands_by
-
     def _admit(self, arrival: Example) -> bool:
         """Take one arrival in. False if that settles it."""
         if arrival.fate is not None:
             if arrival.malformed is not None:
-                self._or_again(arrival, partial(self._bury, arrival, f"MalformedMessage: {arrival.malformed}"))
+                self._or_again(
+                    arrival, partial(self._giving_up.bury, arrival, f"MalformedMessage: {arrival.malformed}")
+                )
             self._release(())  # it may have been the last of its message
             return False
         if self._served is not None and self._or_again(arrival, partial(self._was_served, self._served, arrival)):
             fate = Fate.DUPLICATE
         elif self._sources is not None and arrival.source not in self._sources:
-            self._note_unknown(arrival.source, self._sources)
+            self._notices.unknown(arrival.source, self._sources)
             fate = Fate.UNKNOWN_SOURCE
         elif self._values.gate is None:
             return True
@@ -366,7 +344,7 @@ class Consuming(Operator[T]):
             self._values.route.unused(examples)
             if not self._errors.covers(error):
                 raise
-            self._give_up(examples, error)
+            self._giving_up.give_up(examples, error)
             return False
         self._ledger.settle(examples, Fate.USED)
         for example in spent:
@@ -392,34 +370,9 @@ class Consuming(Operator[T]):
             pause_ms(self._clock.slice_ms(until_ms))
         return False
 
-    def _give_up(self, examples: Sequence[Example], error: Exception) -> None:
-        """Settle the examples of a step as failed; those that were new in it become dead letters."""
-        failed = [example for example in examples if example.fate is None]
-        reason = f"{type(error).__name__}: {error}"
-        _log.warning("operator %s gives up %s: %s", self._name, ", ".join(map(repr, failed)), reason)
-        try:
-            for example in failed:
-                if self._errors.on_error == "skip":
-                    self._release([example])
-                else:
-                    self._bury(example, reason)
-                self._ledger.settle([example], Fate.FAILED)
-        finally:
-            self._release([example for example in examples if example not in failed])
-            # One of them may be what a join would use again and again, and fail with everything it meets.
-            self._release(self._join.give_up([example for example in failed if example.fate is Fate.FAILED]))
-
-    def _bury(self, example: Example, reason: str) -> None:
-        """Make an example a dead letter; it is done with when the broker has that."""
-        parcel = example.parcel
-        if parcel is None:
-            raise RuntimeError(f"{example} came in no message")
-
-        def done() -> None:
-            closed = self._ledger.close(parcel) if example.malformed is not None else self._ledger.release([example])
-            self._acknowledge(closed)
-
-        self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done, is_url=example.is_url)
+    def _forget(self, given_up: Sequence[Example]) -> None:
+        """Use no more what was given up: a join may use it again and again, and fail with everything it meets."""
+        self._release(self._join.give_up(given_up))
 
     def _release(self, examples: Sequence[Example]) -> None:
         """Hold no longer what a step has done with.

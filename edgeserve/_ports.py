@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from edgeserve._broker.base import Message, Share
+from edgeserve._broker.base import Connection, Message, Share
 from edgeserve._broker.marks import HEADER_SIZE, URL
+from edgeserve._broker.outbox import Outbox
 from edgeserve._core import packs
 from edgeserve._core.flows import message_key
 from edgeserve._core.ids import DerivedIds
@@ -19,6 +20,8 @@ from edgeserve._payload import Gate, gated_out
 from edgeserve._route import KeptOutputs, Route, RoutePolicy
 from edgeserve._task import check_callables
 from edgeserve.address import Address
+
+Token = TypeVar("Token")
 
 # How many messages are fetched ahead of the task: of packs 50 MB, of messages of 5 MB a GB.
 _QUEUE_SIZE = 200
@@ -84,6 +87,17 @@ class Outputs:
         self._is_keyed = header_size > 0 and not (not is_shared_by_flow if packing is None else packing)
         self.marks: Mapping[str, str] = {HEADER_SIZE: str(header_size)} if header_size else {}
         self._url_marks = {**self.marks, URL: "1"}
+
+    def opened(
+        self, connection: Connection, address: str, on_confirmed: Callable[[Sequence[Token]], None]
+    ) -> Outbox[Token]:
+        """What sends them.
+
+        Raises:
+            UsageError, BrokerError, BrokerUnreachable: As the connection says.
+        """
+        producer = connection.producer(self.topic, together=not self.may_pack)
+        return Outbox(producer, address, on_confirmed, packing=self.may_pack, marks=self.marks)
 
     def made(
         self, example_id: bytes, payload: bytes, capture_ms: int, *, flow_id: bytes = b"", is_url: bool = False

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from edgeserve._core.step import Example, Job, Outcome, Unit
+from edgeserve._broker.dead_letters import DeadLetters
+from edgeserve._core.ledger import Ledger
+from edgeserve._core.step import Example, Fate, Job, Outcome, Parcel, Unit
 from edgeserve._on_error import ErrorPolicy
 from edgeserve.routing.fetching import Stopped
 
@@ -17,6 +19,70 @@ UNSERVED = object()
 _log = logging.getLogger("edgeserve.operator")
 
 _MOST_NAMED = 20
+
+
+class GivingUp:
+    """Settles what is given up, and makes dead letters of it.
+
+    Args:
+        name: The operator's.
+        policy: Whether there are dead letters.
+        ledger: What has the examples.
+        dead_letters: Where they go.
+        release: Holds examples no longer.
+        acknowledge: Acknowledges messages.
+        forget: Called with what was given up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: ErrorPolicy,
+        ledger: Ledger,
+        dead_letters: DeadLetters,
+        release: Callable[[Sequence[Example]], None],
+        acknowledge: Callable[[Sequence[Parcel]], None],
+        forget: Callable[[Sequence[Example]], None],
+    ) -> None:
+        self._name = name
+        self._policy = policy
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+        self._release = release
+        self._acknowledge = acknowledge
+        self._forget = forget
+
+    def give_up(self, examples: Sequence[Example], error: Exception) -> None:
+        """Settle the examples of a step as failed; those that were new in it become dead letters."""
+        failed = [example for example in examples if example.fate is None]
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("operator %s gives up %s: %s", self._name, ", ".join(map(repr, failed)), reason)
+        try:
+            for example in failed:
+                if self._policy.on_error == "skip":
+                    self._release([example])
+                else:
+                    self.bury(example, reason)
+                self._ledger.settle([example], Fate.FAILED)
+        finally:
+            self._release([example for example in examples if example not in failed])
+            self._forget([example for example in failed if example.fate is Fate.FAILED])
+
+    def bury(self, example: Example, reason: str) -> None:
+        """Make an example a dead letter; it is done with when the broker has that.
+
+        Raises:
+            BrokerError: The dead letters' topic can't be opened.
+        """
+        parcel = example.parcel
+        if parcel is None:
+            raise RuntimeError(f"{example} came in no message")
+
+        def done() -> None:
+            closed = self._ledger.close(parcel) if example.malformed is not None else self._ledger.release([example])
+            self._acknowledge(closed)
+
+        self._dead_letters.send(parcel.delivery, example.data, example.capture_ms, reason, done, is_url=example.is_url)
 
 
 class Recovery:

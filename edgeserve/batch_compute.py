@@ -40,26 +40,14 @@ class BatchCompute(Consuming[bytes]):
 
     Args:
         task: Called with a list, one item for each example; returns one output. None sends nothing.
-        pulsar_node: The broker; None for the local one.
-        worker_id: This operator's name, at most 16 bytes: the name of its outputs and of its subscription.
+        pulsar_node, worker_id: As for `Compute`.
         gate_in: Called on each arriving payload (bytes); its result is the item of the list. None drops the example. A
             dict holds one gate for each source.
-        gate_out: Called on the task's output; bytes-like or str (as UTF-8) leaves. None, or nothing in it, sends
-            nothing.
-        ftp: Whether a gate's result that is a URL (str or bytes) is fetched just before the task. What `store=` of a
-            source made a URL of is fetched in any case.
-        ftp_memory: Whether the task then gets the payload's bytes; else the path of a file, and its own output is kept
-            in a file too (`store`), whose URL goes to `gate_out`.
-        ftp_delete: Whether a payload is deleted in its store when its example was used and acknowledged. With several
-            consumers the first one takes it away from the others.
-        local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
-            `local_ftp_path/HOST/`.
-        topic_in: The topic of the inputs, or several.
-        topic_out: The topic of the outputs.
+        gate_out, ftp, ftp_memory, ftp_delete, local_ftp_path, topic_in, topic_out: As for `Compute`.
         max_time_diff_ms: How far apart the capture times in one batch may lie, ends included.
         no_overlap: Of `Compute`; here an example is in one batch in any case.
         min_interval_ms: The least time from the start of one batch to that of the next; examples wait meanwhile.
-        log_path, log_filename: Replay logs; not in this version.
+        log_path, log_filename: As for `Compute`.
         acknowledge: Of the research prototype: inputs are acknowledged in any case, when the broker has what was made
             of them.
         batch_max_num_msg: How many examples a batch has at most.
@@ -67,22 +55,13 @@ class BatchCompute(Consuming[bytes]):
         batch_timeout_ms: How long its first example waits for others.
         max_waiting: How many examples may wait, as when they come faster than `min_interval_ms` lets them be served;
             beyond that no more are read.
-        decode: Turns what `gate_in` returned, or the payload that was fetched, into the item of the list.
-        store: Where outputs are kept in file mode; None for `local_ftp_path/ftp_output`, under this host's name.
-        fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
-        packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
-            as fast; False sends each as a message of its own, as the research prototype did. None: wherever messages
-            are not shared by flow id, so here always.
+        decode, store, fetching, packing: As for `Compute`.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises and names its examples,
             which stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
             halves until it is known what fails by itself; that is given up, and the rest is served together.
             `'retry'`: the batch is tried again before that; what is given up then becomes a dead letter, with
             `'dead_letter'` at once; `'skip'`: it is dropped.
-        max_retries: How often `'retry'` tries again.
-        retry_interval_ms: How long `'retry'` waits before each time.
-        clock: Where time is read; None for the machine's clocks.
-        idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
-        close_timeout_ms: How long `close()` waits for the broker's confirmations.
+        max_retries, retry_interval_ms, clock, idle_timeout_ms, close_timeout_ms: As for `Compute`.
 
     Raises:
         UsageError: An argument is wrong; the message says which, and what was expected.

@@ -36,61 +36,23 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         task: Called with a dict of flow id (bytes, without padding) to data, or to `(data, signal)` if there is a
             `topic_in_signal`. Returns two dicts, `is_satisfied` and `output`, by flow id; an output of None sends
             nothing when the task is satisfied.
-        pulsar_node: The broker; None for the local one.
-        topic_in_data: The topic of the data.
-        topic_out_destination: The topic of the answers that the task is satisfied with.
-        topic_in_signal: The topic on which a cheaper model asks about flows. None: each example of data is served.
-        topic_out_signal: The topic on which a dearer model is asked about what the task is not satisfied with.
-        gate_in_data: Called on each payload of data when it arrives, before any fetch; None from it drops the example.
-        gate_out_destination: Called on outputs that go to the destination; bytes-like or str (as UTF-8) leaves. None,
-            or nothing in it, sends nothing.
-        gate_in_signal: Called on each payload of a signal when it arrives.
-        gate_out_signal: Called on outputs that ask the dearer model. `(False, None)` of the task asks with nothing.
-        header_size: The most bytes that a flow id of its outputs has, and what is taken for the flow id of messages
-            whose sender has not marked its size; None for 32. 0 for a model without flows and without signals.
-        ftp: Whether a gate's result that is a URL (str or bytes) is fetched just before the task, so that the payloads
-            of flows that nobody asks about never move. What `store=` of a source made a URL of is fetched in any case.
-        ftp_memory: Whether the task then gets the payload's bytes; else the path of a file, and its own output is kept
-            in a file too (`store`), whose URL goes to the gate.
-        ftp_delete: Whether a payload is deleted in its store when its example was used and acknowledged. With several
-            models the first one takes it away from the others.
-        local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
-            `local_ftp_path/HOST/`.
-        max_time_diff_ms: How far the captures of signals may be past that of data which waits; beyond that nobody has
-            asked about it. No clock and no newer data makes it too old, so a cheap model may lag or start again. It is
-            also how far apart the captures of data and its signal may lie.
-        no_overlap: Of the research prototype: data is answered once in any case.
-        min_interval_ms: The least time from one start of the task to the next; flows wait meanwhile, and none is lost.
-        log_path, log_filename: Replay logs; not in this version.
-        acknowledge: Of the research prototype: inputs are acknowledged in any case, when the broker has what was made
-            of them.
+        pulsar_node, topic_in_data, topic_out_destination, topic_in_signal, topic_out_signal: As for `Model`.
+        gate_in_data, gate_out_destination, gate_in_signal, gate_out_signal: As for `Model`: for one flow at a time.
+        header_size, ftp, ftp_memory, ftp_delete, local_ftp_path, max_time_diff_ms, no_overlap, log_path, log_filename,
+            acknowledge: As for `Model`.
+        min_interval_ms: The least time from the start of one batch to that of the next; flows wait meanwhile.
         batch_max_num_msg: How many flows a batch has at most.
         batch_max_bytes: How many bytes of data and signals it has at most, as they travelled; a flow that has more is
             alone.
         batch_timeout_ms: How long its first flow waits for others.
-        model_id: This model's name, at most 16 bytes: the name of its outputs and of its subscription.
-        max_waiting_flows: How many examples of data wait to be asked about. When there are so many no more are read; if
-            then a signal waits for data that was not read yet, the oldest make room, and count as evicted.
-        max_waiting_bytes: The same in bytes, as they travelled.
-        send_unsatisfied: Whether, where there is no next model, what the task is not satisfied with goes to the
-            destination all the same; else it is an error of the task.
-        decode: Turns what `gate_in_data` returned, or the payload that was fetched, into the task's argument.
-        decode_signal: The same for signals.
-        store: Where outputs are kept in file mode; None for `local_ftp_path/ftp_output`, under this host's name.
-        fetching: How payloads are fetched: from which hosts, how large, how often it is tried.
-        packing: Whether outputs that had to wait for the broker leave together in one message, which is several times
-            as fast; such a topic can't be shared by flow. None: those for the destination do, those for the next model
-            do not, so that it can have replicas.
+        model_id, max_waiting_flows, max_waiting_bytes, send_unsatisfied, decode, decode_signal, store, fetching,
+            packing: As for `Model`.
         on_error: What happens when the task or a gate raises. `'raise'`: the step raises and names its flows,
             which stay unacknowledged; the next step goes on with the next batch. Otherwise the batch is run in
             halves until it is known what fails by itself; that is given up, and the rest is served together.
             `'retry'`: the batch is tried again before that; what is given up then becomes a dead letter, with
             `'dead_letter'` at once; `'skip'`: it is dropped.
-        max_retries: How often `'retry'` tries again.
-        retry_interval_ms: How long `'retry'` waits before each time.
-        clock: Where time is read; None for the machine's clocks.
-        idle_timeout_ms: How long to wait for an arrival before the iteration stops; None: for ever.
-        close_timeout_ms: How long `close()` waits for the broker's confirmations.
+        max_retries, retry_interval_ms, clock, idle_timeout_ms, close_timeout_ms: As for `Model`.
 
     Raises:
         UsageError: An argument is wrong; the message says which, and what was expected.

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from edgeserve._broker.base import Producer
 from edgeserve._broker.connections import ConnectionLease
-from edgeserve._broker.outbox import MAX_UNCONFIRMED, InFlight, Outbox
+from edgeserve._broker.in_flight import MAX_UNCONFIRMED, InFlight
+from edgeserve._broker.outbox import Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import Clock

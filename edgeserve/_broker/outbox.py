@@ -11,14 +11,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
+from edgeserve._broker.in_flight import Failures, InFlight
 from edgeserve._broker.marks import MARKED_PACK_FORM, PACK, PACK_FORM, URL
 from edgeserve._core import packs
-from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
 from edgeserve._core.packs import Entry
 from edgeserve._interrupts import raise_noted
@@ -36,28 +35,6 @@ _FEW_SENDS = 2
 _FEW_EXAMPLES = 4
 _SETTLED_TOGETHER = 32
 _NO_MARKS: Mapping[str, str] = {}
-
-MAX_UNCONFIRMED = 4000
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """How much may be on its way to the broker.
-
-    Attributes:
-        max_sends: How many packs may be unconfirmed; of those that are not full, only a few may.
-        max_examples: How many examples may be waiting or unconfirmed; beyond that a send waits.
-        max_bytes: How many bytes of them; one example may be larger than that when it is alone.
-    """
-
-    max_sends: int = 16
-    max_examples: int = MAX_UNCONFIRMED
-    max_bytes: int = 64 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        check_count("max_sends", self.max_sends)
-        check_count("max_unconfirmed", self.max_examples)
-        check_count("max_bytes", self.max_bytes)
 
 
 def message_of(entry: Entry, marks: Mapping[str, str] = _NO_MARKS) -> Message:
@@ -135,9 +112,7 @@ class Outbox(Generic[Token]):
         self._confirmed_alone: deque[tuple[Token, int, BrokerError | None]] = deque()
         self._watchers = 0
         self._is_stopped = False
-        self._failures: list[tuple[Exception, int]] = []
-        self.has_failed = False
-        """Whether `raise_failure` would raise."""
+        self._failures = Failures(address)
 
     @property
     def sent(self) -> int:
@@ -154,20 +129,18 @@ class Outbox(Generic[Token]):
         """How many of them the broker has neither stored nor refused yet."""
         return self._examples
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether `raise_failure` would raise."""
+        return self._failures.are_any
+
     def raise_failure(self) -> None:
         """Raise what earlier sends failed with, once.
 
         Raises:
             DeliveryError: The first failure since the last call; its message counts the examples of all.
         """
-        if not self.has_failed:
-            return
-        with self._lock:
-            failures, self._failures = self._failures, []
-            self.has_failed = False
-        first, examples = failures[0][0], sum(count for _, count in failures)
-        in_all = f" ({examples} examples in all)" if examples > 1 else ""
-        raise DeliveryError(f"{first}{in_all}", self._address) from first
+        self._failures.raise_them()
 
     def send(self, what: Entry | Message, token: Token, *, more_follows: bool = False) -> None:
         """Hand over one example, or a message that is never part of a pack: one with a key or marks of its own.
@@ -243,7 +216,7 @@ class Outbox(Generic[Token]):
                     tokens.append(token)
                 else:
                     failed.append(token)
-                    self._note_failure(error, 1)
+                    self._failures.note(error, 1)
             if self._watchers:
                 self._changed.notify_all()
             has_waiting = bool(self._waiting)
@@ -384,7 +357,7 @@ class Outbox(Generic[Token]):
                 self._sent -= 1
                 self._sent_bytes -= settled.size
             if error is not None:
-                self._note_failure(error, count)
+                self._failures.note(error, count)
             if self._watchers:
                 self._changed.notify_all()
         if error is not None and self._on_failed is not None:
@@ -401,11 +374,6 @@ class Outbox(Generic[Token]):
             self._waiting_bytes += leaving.size
             self._max_pack_bytes = max(1, error.size_bytes // 2)
         return True
-
-    def _note_failure(self, error: Exception, examples: int) -> None:
-        """Have it raised later. With the lock."""
-        self._failures.append((error, examples))
-        self.has_failed = True
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""
@@ -435,7 +403,7 @@ class Outbox(Generic[Token]):
             self._waiting_bytes = 0
             if left:
                 error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
-                self._note_failure(DeliveryError(error, self._address), len(left))
+                self._failures.note(DeliveryError(error, self._address), len(left))
         self._producer.close(max(0, int(until_ms - steady_ms())))
         if left and self._on_failed is not None:
             self._on_failed(left)

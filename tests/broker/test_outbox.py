@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message
+from edgeserve._broker.in_flight import InFlight
 from edgeserve._broker.marks import PACK
-from edgeserve._broker.outbox import InFlight, Outbox
+from edgeserve._broker.outbox import Outbox
 from edgeserve._core.packs import MAX_BYTES, MAX_EXAMPLES, unpack
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge, UsageError
 from tests.manual_broker import CAPTURE_MS, ManualBroker
