@@ -41,11 +41,16 @@ class Topics:
     next_signal: str | None
 
     def __post_init__(self) -> None:
-        names = [
-            one_topic(name) for name in (self.data, self.destination, self.signal, self.next_signal) if name is not None
-        ]
-        if len(set(names)) < len(names):
-            raise UsageError(f"a model's topics are {names}: expected each to be another one")
+        given = {
+            "topic_in_data": self.data,
+            "topic_out_destination": self.destination,
+            "topic_in_signal": self.signal,
+            "topic_out_signal": self.next_signal,
+        }
+        arguments: dict[str, str] = {}
+        for argument, name in given.items():
+            if name is not None and (other := arguments.setdefault(one_topic(name), argument)) != argument:
+                raise UsageError(f"{other} and {argument} are both {name!r}: expected another topic for each")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Cascading(Consuming[T]):
         """Open what it takes."""
         if not callable(task):
             raise UsageError(f"the task is {task!r}: expected something that can be called")
+        if not isinstance(send_unsatisfied, bool):
+            raise UsageError(f"send_unsatisfied is {send_unsatisfied!r}: expected True or False")
         if send_unsatisfied and topics.next_signal is not None:
             raise UsageError("send_unsatisfied= is for the last model: this one has a topic_out_signal")
         op_from = check_name(name, "model_id")
@@ -185,7 +192,10 @@ def _is_true(is_satisfied: Any) -> bool:
         UsageError: It is none.
     """
     if type(is_satisfied).__name__ not in ("bool", "bool_"):  # NumPy's are as good
-        raise UsageError(f"the task says of whether it is satisfied {is_satisfied!r:.80}: expected True or False")
+        raise UsageError(
+            f"the task returned {is_satisfied!r:.80} for whether it is satisfied: expected True or False there, and "
+            "its output second"
+        )
     return bool(is_satisfied)
 
 

@@ -83,6 +83,10 @@ class Consuming(Operator[T]):
         # What of it was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
         self._wake_steady_ms: float | None = None
+        self._look_steady_ms: float | None = None
+        # Since when nothing has come, and when that has been for too long.
+        self._idle_from_ms: float | None = None
+        self._over_steady_ms: float | None = None
         self._is_over = False
         self._notices = Notices(name)
         self._tenure: int | None = None
@@ -128,7 +132,7 @@ class Consuming(Operator[T]):
 
     def _returned(self, outcomes: Sequence[Outcome]) -> T | None:
         """What `next()` returns."""
-        value: T | None = outcomes[0].value
+        value: T | None = outcomes[0].value if outcomes else None
         return value
 
     @property
@@ -198,6 +202,7 @@ class Consuming(Operator[T]):
             arrival.arrived_steady_ms = now.steady_ms
         decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
+        self._look_steady_ms = decision.look_steady_ms
         self._carry_out(decision)
         return self._perform(decision.job) if decision.job is not None else None
 
@@ -206,6 +211,8 @@ class Consuming(Operator[T]):
         if self._join.full is not self._full:
             self._full = self._join.full
             self._inbox.pause(self._inputs.topics_of(self._full))
+        if decision.fates and any(fate is Fate.EVICTED for _, fate in decision.fates):
+            self._notices.evicting()
         if decision.job is not None or decision.released or decision.fates:
             self._acknowledge(self._ledger.carry_out(decision))
         if decision.given_back:
@@ -218,20 +225,18 @@ class Consuming(Operator[T]):
         self._raise_failure()
         self._release(())  # the last of a message may have raised
         self._answer_asks()
-        until_ms = self._wake_steady_ms
-        is_moment = until_ms is not None
-        if until_ms is None and self._life.idle_timeout_ms is not None:
-            until_ms = self._clock.now().steady_ms + self._life.idle_timeout_ms
+        until_ms = self._until_steady_ms()
         self._is_over = False
         while not self._is_stopping:
             slice_ms = self._clock.slice_ms(until_ms)
             if self._inbox.fill(slice_ms):
+                self._idle_from_ms = None
                 if self._inbox.tenure != self._tenure:
                     self._begin_tenure()
                 self._take_next(_OPENED_AT_ONCE if self._inputs.share is Share.KEY else 1)
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
-                self._is_over = not is_moment
+                self._is_over = until_ms == self._over_steady_ms
                 return False
             self._answer_asks()
             self._notices.standing_by(is_active=self._inbox.is_active)
@@ -239,6 +244,18 @@ class Consuming(Operator[T]):
             self._raise_failure()
         self._is_over = True
         return False
+
+    def _until_steady_ms(self) -> float | None:
+        """Until when to wait: until something is to be served, or looked at, or nothing has come for too long."""
+        self._over_steady_ms = None
+        if self._wake_steady_ms is not None:
+            self._idle_from_ms = None
+        elif self._life.idle_timeout_ms is not None:
+            if self._idle_from_ms is None:
+                self._idle_from_ms = self._clock.now().steady_ms
+            self._over_steady_ms = self._idle_from_ms + self._life.idle_timeout_ms
+        moments = (self._wake_steady_ms, self._look_steady_ms, self._over_steady_ms)
+        return min([moment for moment in moments if moment is not None], default=None)
 
     def _answer_asks(self) -> None:
         """Give back what other replicas wait for."""
@@ -318,16 +335,29 @@ class Consuming(Operator[T]):
 
     def _hand_over(self, outcomes: Sequence[Outcome]) -> T | None:
         """Send what was made, and settle what it was made from. What leaves of a batch leaves together."""
-        last = {outcome.port: outcome for outcome in outcomes if outcome.payload is not None}
-        is_sent = True
+        if len(outcomes) == 1:  # nearly always
+            return self._returned(outcomes) if self._handed_over(outcomes[0], more_follows=False) else None
+        handed_over = []
+        error: Exception | None = None
         for outcome in outcomes:
-            if outcome.payload is None or not self._outboxes:
-                self._use_up(outcome.examples)
-            else:
-                is_sent = self._send(outcome, outcome.payload, more_follows=last[outcome.port] is not outcome)
-        return self._returned(outcomes) if is_sent or len(outcomes) > 1 else None
+            try:
+                if self._handed_over(outcome, more_follows=True):
+                    handed_over.append(outcome)
+            except PayloadTooLarge as too_large:
+                error = too_large  # the others leave all the same
+        for outbox in self._outboxes:
+            outbox.flush()
+        if error is not None:
+            raise error
+        return self._returned(handed_over)
 
-    def _send(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
+    def _handed_over(self, outcome: Outcome, *, more_follows: bool) -> bool:
+        if outcome.payload is not None and self._outboxes:
+            return self._is_sent(outcome, outcome.payload, more_follows=more_follows)
+        self._use_up(outcome.examples)
+        return True
+
+    def _is_sent(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
         """Send one output, and settle what it was made from. False if it was given up as too large."""
         examples = outcome.examples
         # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked at

@@ -20,6 +20,7 @@ class Notices:
         self._name = name
         self._stands_by = False
         self._unknown: set[str] = set()
+        self._has_evicted = False
 
     def unknown(self, source: str, wanted: frozenset[str]) -> None:
         """Say once for each name that it is not expected; a stranger's names are not collected without bound."""
@@ -31,6 +32,16 @@ class Notices:
                 self._name,
                 source,
                 ", ".join(sorted(wanted)),
+            )
+
+    def evicting(self) -> None:
+        """Say once that what waits is given up for want of room."""
+        if not self._has_evicted:
+            self._has_evicted = True
+            _log.warning(
+                "operator %s gives up examples that waited, as more wait than it may keep (max_waiting_flows, "
+                "max_waiting_bytes or max_waiting); stats.fates counts them as evicted",
+                self._name,
             )
 
     def standing_by(self, *, is_active: bool) -> None:

@@ -20,6 +20,7 @@ from edgeserve._payload import Gate, gated_out
 from edgeserve._route import KeptOutputs, Route, RoutePolicy
 from edgeserve._task import check_callables
 from edgeserve.address import Address
+from edgeserve.errors import UsageError
 
 Token = TypeVar("Token")
 
@@ -80,6 +81,8 @@ class Outputs:
         header_size: int = 0,
         is_shared_by_flow: bool = False,
     ) -> None:
+        if packing is not None and not isinstance(packing, bool):
+            raise UsageError(f"packing is {packing!r}: expected True, False or None")
         self.topic = topic
         self.op_from = op_from
         self.header_size = header_size

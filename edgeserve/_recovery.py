@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._core.ledger import Ledger
-from edgeserve._core.step import Example, Fate, Job, Outcome, Parcel, Unit
+from edgeserve._core.step import Example, Fate, Job, Outcome, Parcel, Unit, flow_name
 from edgeserve._on_error import ErrorPolicy
 from edgeserve.routing.fetching import Stopped
 
@@ -224,9 +224,4 @@ class Recovery:
 
 def _name_of(unit: Unit) -> str:
     example = next(iter(unit.values()))
-    if not example.header:
-        return repr(example)
-    try:
-        return f"flow {example.header.decode('utf-8')!r}"
-    except UnicodeDecodeError:
-        return f"flow {example.header.hex()}"
+    return f"flow {flow_name(example.header)}" if example.header else repr(example)

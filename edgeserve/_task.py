@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeserve.errors import UsageError
@@ -50,6 +50,22 @@ def check_name(name: object, what: str) -> bytes:
     if not name:
         raise UsageError(f"{what}: the name of an operator is empty")
     return field
+
+
+def check_takes(task: Callable[..., Any], values: Sequence[str]) -> None:
+    """Check that a task can be called with so many values by position; `values` says what they are.
+
+    Raises:
+        UsageError: Its signature says that it can't.
+    """
+    try:
+        signature = inspect.signature(task)
+    except (TypeError, ValueError):
+        return  # it does not say
+    try:
+        signature.bind(*values)
+    except TypeError as error:
+        raise UsageError(f"the task is called with ({', '.join(values)}), and can't be: {error}") from error
 
 
 def check_callables(**functions: object) -> None:

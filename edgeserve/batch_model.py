@@ -147,7 +147,9 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         for what, given in (("is_satisfied", is_satisfied), ("output", output)):
             flow_ids = {unit[DATA].header for unit in job.units}
             if missing := flow_ids - given.keys():
-                raise UsageError(f"{what} has nothing for the flows {sorted(missing)[:5]}: expected one for each flow")
+                raise UsageError(
+                    f"{what} has nothing for the flows {sorted(missing)[:5]}: expected one for each, by its bytes"
+                )
             if unknown := given.keys() - flow_ids:
                 raise UsageError(f"{what} has flows that were not asked about: {list(unknown)[:5]}")
         return [

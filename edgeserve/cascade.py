@@ -105,6 +105,7 @@ class Cascade:
         *,
         name: str = "cascade",
         with_topics_between: bool = False,
+        stage: int | None = None,
         **options: Any,
     ) -> list[Model]:
         """Open the `Model` operators of this cascade on this node; `edgeserve.run(*models)` runs them.
@@ -117,21 +118,32 @@ class Cascade:
             with_topics_between: Whether each stage is an operator of its own, which asks the next one over a topic
                 (`NAME-2` asks the second stage), so that it may be run elsewhere and have replicas. `answered` then
                 counts nothing; the operators' `stats` do.
+            stage: With topics in between, the one stage that is to be opened here, from 1; None for all.
             options: Further arguments of `Model`, by name, for each of them. An answer that is not bytes or text needs
                 `gate_out_destination`.
 
         Raises:
             UsageError, BrokerError, BrokerUnreachable: As `Model` says; those that were open are closed.
         """
+        last = len(self._models)
+        if reserved := sorted({"model_id", "topic_in_signal", "topic_out_signal", "task"} & options.keys()):
+            raise UsageError(
+                f"{', '.join(reserved)}: given by the cascade itself; name= is what a model_id begins with"
+            )
+        if stage is not None and not (with_topics_between and stage in range(1, last + 1)):
+            raise UsageError(
+                f"stage is {stage!r}: expected a number from 1 to {last}, and with_topics_between=True, or None"
+            )
         if not with_topics_between:
             return [Model(self, pulsar_node, topic_in_data, topic_out_destination, model_id=name, **options)]
         opened: list[Model] = []
-        last = len(self._models)
         try:
             for number, (model, at_least) in enumerate(zip(self._models, self._thresholds, strict=True), 1):
+                if stage is not None and number != stage:
+                    continue
                 opened.append(
                     Model(
-                        sure_enough(model, at_least if number < last else -math.inf),
+                        sure_enough(model, at_least) if number < last else _as_it_is(model),
                         pulsar_node,
                         topic_in_data,
                         topic_out_destination,
@@ -151,6 +163,15 @@ class Cascade:
     def answered(self) -> Sequence[int]:
         """How many examples each stage has answered so far, the first stage first."""
         return tuple(self._answered)
+
+
+def _as_it_is(model: Callable[[Any], tuple[Any, float]]) -> Callable[..., tuple[bool, Any]]:
+    """The task of the last model, whose answer is taken however sure it is."""
+
+    def task(data: Any, signal: Any = None) -> tuple[bool, Any]:  # noqa: ARG001 - a Model gives it
+        return True, _ask(model, data)[0]
+
+    return task
 
 
 def _threshold(name: str, value: object) -> float:

@@ -16,6 +16,7 @@ from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
 from edgeserve._route import DEFAULT_FTP_PATH, RoutePolicy
+from edgeserve._task import check_takes
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
 from edgeserve.routing.fetching import Fetching
@@ -134,6 +135,7 @@ class Model(Cascading[bytes]):
     ) -> None:
         refuse_log(log_path=log_path, log_filename=log_filename)
         check_count("receiver_queue_size", receiver_queue_size)
+        check_takes(task, ("data",) if topic_in_signal is None else ("data", "signal"))
         super().__init__(
             task,
             pulsar_node,

@@ -222,7 +222,7 @@ class Consumer(Protocol):
         """Tell the other consumers of the subscription that messages of these keys are wanted here.
 
         A key is whatever the consumers agree on, at most `MAX_ASKED_KEY_BYTES`. Does not block; an ask can be lost, so
-        it is repeated for as long as it matters. Does nothing unless `must_ask`.
+        it is repeated for as long as it matters. Does nothing but where keys are shared over several topics.
 
         Raises:
             UsageError: A key is too long.

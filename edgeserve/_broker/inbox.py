@@ -29,6 +29,9 @@ class Inbox:
         self._consumer = consumer
         self._roles = roles
         self._header_size = header_size
+        # A flow id that its outputs can't carry is of no use to an operator of flows.
+        self._longest = header_size if roles is not None and header_size else None
+        self._has_warned = False
         self._deliveries: deque[Delivery] = deque()
         # What had been received of topics when they were paused.
         self._kept_back: deque[Delivery] = deque()
@@ -82,7 +85,9 @@ class Inbox:
         delivery = self._deliveries.popleft()
         self.received_bytes += len(delivery.payload)
         has_urls = URL in delivery.properties or delivery.properties.get(PACK) == MARKED_PACK_FORM
-        opened = _open(delivery, self._header_size)
+        if self._header_size and not self._has_warned and HEADER_SIZE not in delivery.properties:
+            self._warn_of_unmarked(delivery)
+        opened = _open(delivery, self._header_size, longest=self._longest)
         if self._roles is not None:
             role = self._roles[delivery.topic]
             for example in opened:
@@ -90,6 +95,15 @@ class Inbox:
         if has_urls:
             self.announced_bytes += sum([said_bytes(example.data) for example in opened if example.is_url])
         return opened
+
+    def _warn_of_unmarked(self, delivery: Delivery) -> None:
+        self._has_warned = True
+        _log.warning(
+            "topic %s: messages are not marked with the size of a flow id, as those of a source without flow_id= are "
+            "not: their first %d bytes are taken for it (header_size=)",
+            delivery.topic,
+            self._header_size,
+        )
 
     def acknowledge(self, parcels: Sequence[Parcel]) -> None:
         """Mark messages as done."""
@@ -127,7 +141,7 @@ class Inbox:
         self._consumer.close()
 
 
-def _open(delivery: Delivery, header_size: int) -> list[Example]:
+def _open(delivery: Delivery, header_size: int, *, longest: int | None) -> list[Example]:
     """What is in a message: one example, or those of a pack."""
     payload, properties = delivery.payload, delivery.properties
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms
@@ -152,6 +166,8 @@ def _open(delivery: Delivery, header_size: int) -> list[Example]:
         data, captured_ms = entry[0], entry[1]
         try:
             example_id, source, header, value = split_example(data, header_size)
+            if longest is not None and len(header) > longest:
+                raise MalformedMessage(f"its flow id is {len(header)} bytes, and header_size= here {longest}")
             opened.append(Example(example_id, source, value, captured_ms, header, parcel, data))
         except MalformedMessage as error:
             opened.append(_malformed(parcel, data, captured_ms, error))

@@ -194,6 +194,7 @@ class Outbox(Generic[Token]):
                 self._sent_bytes -= size
                 if self._watchers:
                     self._changed.notify_all()
+            self._settle_alone()  # what was confirmed may have waited for this one's
             raise
 
     def _confirm_alone(self, token: Token, size: int, error: BrokerError | None) -> None:
@@ -374,6 +375,10 @@ class Outbox(Generic[Token]):
             self._waiting_bytes += leaving.size
             self._max_pack_bytes = max(1, error.size_bytes // 2)
         return True
+
+    def flush(self) -> None:
+        """Send what waited for more to follow."""
+        self._drain()
 
     def stop(self) -> None:
         """Make a send that waits for room give up."""

@@ -155,10 +155,6 @@ class SharedConsumer(Consumer):
     def must_ask(self) -> bool:
         return self._held.asks is not None
 
-    def slot(self, key: str | None) -> int:
-        """See `base.Consumer`."""
-        return slot_of(key or "")
-
     def ask(self, keys: Sequence[bytes]) -> None:
         if self._held.asks is not None:
             self._held.asks.ask(keys)

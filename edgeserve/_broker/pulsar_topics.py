@@ -227,7 +227,8 @@ class _SeveralTopics:
             self._changed.notify_all()
 
     def heard(self) -> bool:
-        has_heard, self._has_heard = self._has_heard, False
+        with self._changed:
+            has_heard, self._has_heard = self._has_heard, False
         return has_heard
 
     def receive(self, timeout_ms: int) -> Sequence[base.Delivery]:

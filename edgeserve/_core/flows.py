@@ -7,16 +7,16 @@ nothing too old. Pure: time comes in with each step.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from edgeserve._core.asking import FIRST_MS, Ask, Asking, Horizon
 from edgeserve._core.batches import Batcher, Batching
 from edgeserve._core.checks import check_count, check_ms
 from edgeserve._core.clock import Now
 from edgeserve._core.step import Decision, Example, Fate
+from edgeserve._core.waiting import Waiting
 
 DATA = "data"
 SIGNAL = "signal"
@@ -33,13 +33,13 @@ def message_key(flow_id: bytes) -> str | None:
         return flow_id.hex()
 
 
-# How long a signal waits for its data before it asks whoever may hold it, and how long asking has an effect there.
-_ASK_MS = 400
+# From the ask of that number on, it may be that data is held up by one who does not read it; how long that then reads.
+_STRONG_ASK = 3
 _WANTED_MS = 2000
+# In that time a signal that came to the wrong replica has asked, and its data was given back.
+_GRACE_MS = 2000
 _NOTHING: frozenset[str] = frozenset()
 _DATA, _SIGNAL, _BOTH = frozenset((DATA,)), frozenset((SIGNAL,)), frozenset((DATA, SIGNAL))
-# So many entries that have gone may stay however few wait.
-_FEW = 64
 
 
 @dataclass(frozen=True)
@@ -65,91 +65,12 @@ class FlowPolicy:
         check_count("max_waiting_bytes", self.max_bytes)
 
 
-class _Waiting:
-    """Examples that wait, by flow and by capture time.
-
-    An entry is a list, as lists are compared fast: its capture time, a number that orders equal ones, and the example,
-    None when it has gone. Those that have gone stay in the heap until they come to its top, or are half of it.
-    """
-
-    def __init__(self) -> None:
-        self._by_flow: dict[bytes, list[list[Any]]] = {}
-        self._by_capture: list[list[Any]] = []
-        self._number = 0
-        self.count = 0
-        self.bytes = 0
-
-    def add(self, example: Example) -> None:
-        self._number += 1
-        entry = [example.capture_ms, self._number, example]
-        of_flow = self._by_flow.get(example.header)
-        if of_flow is None:
-            self._by_flow[example.header] = [entry]
-        else:
-            of_flow.append(entry)
-        heapq.heappush(self._by_capture, entry)
-        self.count += 1
-        self.bytes += len(example.data)
-        example.park()
-
-    def take_nearest(self, flow_id: bytes, capture_ms: int, reach_ms: int) -> Example | None:
-        """The example of a flow that was captured nearest to a time and within reach of it, which waits no longer."""
-        entries = self._by_flow.get(flow_id)
-        if entries is None:
-            return None
-        nearest = entries[0] if len(entries) == 1 else min(entries, key=lambda entry: abs(entry[0] - capture_ms))
-        return self._take(nearest) if abs(nearest[0] - capture_ms) <= reach_ms else None
-
-    def oldest(self) -> Example | None:
-        """The one that was captured first."""
-        heap = self._by_capture
-        while heap and heap[0][2] is None:
-            heapq.heappop(heap)
-        return heap[0][2] if heap else None
-
-    def take_oldest(self) -> Example:
-        """The one that was captured first, which there is, and which waits no longer."""
-        self.oldest()
-        return self._take(self._by_capture[0])
-
-    def take(self, example: Example) -> bool:
-        """Have this one wait no longer. Whether it waited."""
-        for entry in self._by_flow.get(example.header, ()):
-            if entry[2] is example:
-                self._take(entry)
-                return True
-        return False
-
-    def of_flow(self, flow_id: bytes) -> list[Example]:
-        """Those of one flow."""
-        return [entry[2] for entry in self._by_flow.get(flow_id, ())]
-
-    def all(self) -> Iterator[Example]:
-        """All of them, by flow."""
-        return (entry[2] for entries in self._by_flow.values() for entry in entries)
-
-    def _take(self, entry: list[Any]) -> Example:
-        example: Example = entry[2]
-        entry[2] = None
-        entries = self._by_flow[example.header]
-        if len(entries) == 1:
-            del self._by_flow[example.header]
-        else:
-            entries.remove(entry)
-        self.count -= 1
-        self.bytes -= len(example.data)
-        if len(self._by_capture) > 2 * self.count + _FEW:
-            self._by_capture = [each for each in self._by_capture if each[2] is not None]
-            heapq.heapify(self._by_capture)
-        example.unpark()
-        return example
-
-
 class FlowJoin:
     """Serves a flow's data when a signal asks about it, in whichever order they come; without signals, as it comes.
 
     Each example of data is served once. Of several of one flow, a signal is about the one that was captured nearest: a
-    `Model` gives its signals the capture time of its data.
+    `Model` gives its signals the capture time of its data. So a signal waits while data comes that was captured before
+    it, but not for long.
 
     Args:
         policy: What waits, and how long.
@@ -157,8 +78,8 @@ class FlowJoin:
 
     Attributes:
         slot_of: Where a signal and its data can be with two replicas, what is always with one, by flow id; None where
-            that can't be. A signal that waits then asks for its data, and is given back itself, as either may be with
-            the wrong one. Who is asked gives back the whole slot, of which the rest is held up else.
+            that can't be. A signal that asks is then given back itself, as either may be with the wrong one, and who is
+            asked gives back the whole slot, of which the rest is held up else.
     """
 
     serves_at_once = None
@@ -167,20 +88,17 @@ class FlowJoin:
         self._policy = policy
         self._batcher = Batcher(batching)
         self.slot_of: Callable[[bytes], int] | None = None
-        self._data = _Waiting()
-        self._signals = _Waiting()
+        self._data = Waiting()
+        self._signals = Waiting(keeps_newest=True)
+        self._asking = Asking(policy.max_time_diff_ms, policy.max_flows)
         self._newest_data_ms: int | None = None
         self._newest_signal_ms: int | None = None
         self._data_came_ms = -math.inf
-        # Of the signals that wait; older than real when that one was served and others stay.
-        self._newest_waiting_ms = 0
         # The ids of signals that were served, as a cheap model that was killed may send them again.
         self._served: dict[bytes, None] = {}
-        # When to ask for whom; and how often was asked about a flow, since when.
-        self._due: list[tuple[float, int, Example]] = []
-        self._number = 0
-        self._asked: dict[bytes, tuple[int, float]] = {}
-        self._wanted_until_ms: float | None = None
+        self._wanted_until_ms = -math.inf
+        # How far the signals are, here and, as far as they have asked, at other replicas.
+        self._passed_ms = Horizon()
         self.full = _NOTHING
         """See `Join`."""
 
@@ -194,11 +112,10 @@ class FlowJoin:
                 self._offer_data(arrival, now, decision)
             else:
                 self._offer_signal(arrival, now, decision)
-        self._batcher.take(now, decision)
         if self._signals.count:
-            self._expire_signals(now, decision)
-            self._ask(now, decision)
-        self._note_full(now)
+            self._look_at_signals(now, decision)
+        self._batcher.take(now, decision)
+        self._note_full(now, decision)
         return decision
 
     def _offer_data(self, example: Example, now: Now, decision: Decision) -> None:
@@ -207,7 +124,7 @@ class FlowJoin:
         if self._newest_data_ms is None or capture_ms > self._newest_data_ms:
             self._newest_data_ms = capture_ms
         if self._signals.count:
-            signal = self._signals.take_nearest(example.header, capture_ms, reach_ms)
+            signal = self._signals.take_nearest(example.header, capture_ms, reach_ms, latest_ms=capture_ms)
             if signal is not None:
                 self._match(example, signal, now)
                 return
@@ -215,36 +132,66 @@ class FlowJoin:
             decision.let_go(example, Fate.NOT_ASKED)
             return
         self._data.add(example)
-        if self._is_wanted(now):
-            while self._data.count > self._policy.max_flows or (
-                self._data.bytes > self._policy.max_bytes and self._data.count > 1
-            ):
-                decision.let_go(self._data.take_oldest(), Fate.EVICTED)
+        while self._is_full(beyond=1) and self._may_evict(now):
+            decision.let_go(self._data.take_oldest(), Fate.EVICTED)
 
     def _offer_signal(self, signal: Example, now: Now, decision: Decision) -> None:
         capture_ms, reach_ms = signal.capture_ms, self._policy.max_time_diff_ms
         if signal.id in self._served:
             decision.let_go(signal, Fate.DUPLICATE)
             return
-        example = self._data.take_nearest(signal.header, capture_ms, reach_ms)
+        example = None
+        if self._newest_data_ms is not None and capture_ms <= self._newest_data_ms:
+            example = self._data.take_nearest(signal.header, capture_ms, reach_ms)
         if example is not None:
             self._match(example, signal, now)
         else:
-            self._newest_waiting_ms = max(capture_ms, self._newest_waiting_ms if self._signals.count else 0)
             self._signals.add(signal)
-            if self.slot_of is not None:
-                self._ask_later(signal, now)
+            self._asking.wait(signal, now.steady_ms)
         if self._newest_signal_ms is None or capture_ms > self._newest_signal_ms:
             self._newest_signal_ms = capture_ms
+            self._passed_ms.reach(capture_ms, now.steady_ms)
             while (oldest := self._data.oldest()) is not None and oldest.capture_ms < capture_ms - reach_ms:
                 decision.let_go(self._data.take_oldest(), Fate.NOT_ASKED)
 
     def _match(self, example: Example, signal: Example, now: Now) -> None:
-        self._asked.pop(example.header, None)
+        self._asking.forget(example.header)
         self._served[signal.id] = None
         if len(self._served) > self._policy.max_flows:
             del self._served[next(iter(self._served))]
         self._batcher.put({DATA: example, SIGNAL: signal}, now, example.header)
+
+    # Signals that wait.
+
+    def _look_at_signals(self, now: Now, decision: Decision) -> None:
+        """Let signals ask that have waited long enough, and give up those whose data can't come any more."""
+        given_back, asked = [], []
+        while (signal := self._asking.take_due(now.steady_ms)) is not None:
+            if not self._signals.holds(signal):
+                continue
+            example = self._data.take_nearest(signal.header, signal.capture_ms, self._policy.max_time_diff_ms)
+            if example is not None:  # captured before it, and no other has come
+                self._signals.take(signal)
+                self._match(example, signal, now)
+            else:
+                ask = self._asking.note(signal, now.steady_ms)
+                if self._is_behind(signal, now):
+                    ask = ask._replace(times=1)
+                elif self.slot_of is not None and _comes_alone(signal):
+                    self._signals.take(signal)
+                    given_back.append(signal)
+                asked.append(ask.encode())
+                if self._signals.holds(signal):
+                    self._asking.wait(signal, now.steady_ms)
+        decision.given_back, decision.asked = given_back, asked
+        self._expire_signals(now, decision)
+        if self._signals.count and self._asking.next_steady_ms is not None:
+            decision.look_by(self._asking.next_steady_ms)
+
+    def _is_behind(self, signal: Example, now: Now) -> bool:
+        """Whether data comes that was captured before a signal was: that of the signal may just not be here yet."""
+        newest_ms = self._newest_data_ms
+        return (newest_ms is None or newest_ms < signal.capture_ms) and now.steady_ms < self._data_came_ms + FIRST_MS
 
     def _expire_signals(self, now: Now, decision: Decision) -> None:
         """Give up signals whose data can't come any more: it was served before, say.
@@ -256,98 +203,86 @@ class FlowJoin:
         while (oldest := self._signals.oldest()) is not None and self._newest_data_ms is not None:
             if self._newest_data_ms - oldest.capture_ms <= reach_ms:
                 return
-            _, since_ms = self._asked.get(oldest.header, (0, oldest.arrived_steady_ms))
-            if now.steady_ms <= since_ms + reach_ms:
-                _wake_by(decision, since_ms + reach_ms + 1)
+            over_ms = self._asking.since_ms(oldest, now.steady_ms) + reach_ms
+            if now.steady_ms <= over_ms:
+                decision.look_by(over_ms + 1)
                 return
-            self._asked.pop(oldest.header, None)
+            self._asking.forget(oldest.header)
             decision.let_go(self._signals.take_oldest(), Fate.EXPIRED)
 
-    # Replicas.
-
-    def _ask_later(self, signal: Example, now: Now) -> None:
-        times, _ = self._asked.get(signal.header, (0, 0.0))
-        wait_ms = min(_ASK_MS << min(times, 10), max(_ASK_MS, self._policy.max_time_diff_ms))
-        self._number += 1
-        heapq.heappush(self._due, (now.steady_ms + wait_ms, self._number, signal))
-
-    def _ask(self, now: Now, decision: Decision) -> None:
-        """Ask for the data of signals that have waited for it."""
-        given_back, asked = [], []
-        while self._due and self._due[0][0] <= now.steady_ms:
-            _, _, signal = heapq.heappop(self._due)
-            flow_id = signal.header
-            if not any(each is signal for each in self._signals.of_flow(flow_id)):
-                continue
-            if self._is_behind(signal, now):
-                self._ask_later(signal, now)
-                continue
-            times, since_ms = self._asked.get(flow_id, (0, signal.arrived_steady_ms))
-            self._asked[flow_id] = (times + 1, since_ms)
-            if len(self._asked) > self._policy.max_flows:
-                del self._asked[next(iter(self._asked))]
-            asked.append(flow_id)
-            if _comes_alone(signal):
-                self._signals.take(signal)
-                given_back.append(signal)
-            else:
-                self._ask_later(signal, now)
-        decision.given_back, decision.asked = given_back, asked
-        if self._due:
-            _wake_by(decision, self._due[0][0])
-
-    def _is_behind(self, signal: Example, now: Now) -> bool:
-        """Whether data comes that was captured before a signal was: that of the signal is not to be missed yet."""
-        newest_ms = self._newest_data_ms
-        return (newest_ms is None or newest_ms < signal.capture_ms) and now.steady_ms < self._data_came_ms + _ASK_MS
-
-    def give_back(self, flow_ids: Sequence[bytes], now: Now) -> Decision:
-        """Give back the data of flows that other replicas have asked for, if it is here and not in use."""
+    def give_back(self, asked: Sequence[bytes], now: Now) -> Decision:
+        """Give back what other replicas have asked for, if it is here and not in use."""
         decision = Decision()
+        asks = [ask for ask in map(Ask.decode, asked) if ask is not None]
         if self.slot_of is not None:
-            slots = {self.slot_of(flow_id) for flow_id in flow_ids}
+            slots = {self.slot_of(ask.flow_id) for ask in asks}
             held = [each for each in self._data.all() if self.slot_of(each.header) in slots and _comes_alone(each)]
             for example in held:
                 self._data.take(example)
             decision.given_back = held
-            if len({example.header for example in held}.intersection(flow_ids)) < len(set(flow_ids)):
-                # It may be what this one does not read any more, and so stops all others from reading.
+            here = {example.header for example in held}
+            asks = [ask for ask in asks if ask.flow_id not in here]
+        newest_ms = self._newest_data_ms
+        for ask in asks:
+            # It may be what this one does not read any more, and so stops all others from reading.
+            is_ahead = newest_ms is None or newest_ms <= ask.capture_ms + self._policy.max_time_diff_ms
+            if ask.times >= _STRONG_ASK and is_ahead:
                 self._wanted_until_ms = now.steady_ms + _WANTED_MS
-        self._note_full(now)
+                self._passed_ms.reach(ask.capture_ms, now.steady_ms)
+        self._note_full(now, decision)
         return decision
 
     # Bounds.
 
-    def _is_wanted(self, now: Now) -> bool:
-        """Whether a signal waits for data that was not read yet, here or at another replica."""
-        if self._wanted_until_ms is not None and now.steady_ms < self._wanted_until_ms:
-            return True
-        if not self._signals.count or self._newest_data_ms is None:
-            return bool(self._signals.count)
-        return self._newest_waiting_ms >= self._newest_data_ms - self._policy.max_time_diff_ms
+    def _is_full(self, *, beyond: int = 0) -> bool:
+        """Whether so much data waits that no more may, or more than that; one example may be larger than all."""
+        data, policy = self._data, self._policy
+        return data.count >= policy.max_flows + beyond or (
+            data.bytes >= policy.max_bytes + beyond and data.count > beyond
+        )
 
-    def _note_full(self, now: Now) -> None:
-        policy, full = self._policy, _NOTHING
+    def _may_evict(self, now: Now) -> bool:
+        """Whether the oldest data makes room: a signal waits for data not yet read, and signals have got past it.
+
+        Where its own signal may be with another replica, that has time to ask.
+        """
+        oldest = self._data.oldest()
+        if oldest is None or not self._is_wanted(now):
+            return False
+        since_ms = now.steady_ms - (_GRACE_MS if self.slot_of is not None else 0)
+        # What was given back comes late, and its signal soon after it.
+        return oldest.arrived_steady_ms <= since_ms and oldest.capture_ms <= self._passed_ms.as_of(since_ms)
+
+    def _is_wanted(self, now: Now) -> bool:
+        """Whether a signal, here or at another replica, waits for data that was not read yet."""
+        if now.steady_ms < self._wanted_until_ms:
+            return True
+        newest_waiting_ms = self._signals.newest_ms
+        if newest_waiting_ms is None or self._newest_data_ms is None:
+            return newest_waiting_ms is not None
+        return newest_waiting_ms >= self._newest_data_ms - self._policy.max_time_diff_ms
+
+    def _note_full(self, now: Now, decision: Decision) -> None:
+        policy = self._policy
         if len(self._batcher) >= policy.max_flows:
-            full = _BOTH
-        elif self._signals.count >= policy.max_flows:
-            full = _SIGNAL
-        elif (self._data.count >= policy.max_flows or self._data.bytes >= policy.max_bytes) and not self._is_wanted(
-            now
-        ):
-            full = _DATA
-        self.full = full
+            self.full = _BOTH
+            return
+        is_full_of_data = self._is_full() and not self._may_evict(now)
+        is_full_of_signals = self._signals.count >= policy.max_flows
+        if is_full_of_data:
+            if self.slot_of is not None and self._is_wanted(now):
+                decision.look_by(now.steady_ms + _GRACE_MS / 20)
+            self.full = _BOTH if is_full_of_signals else _DATA
+        else:
+            self.full = _SIGNAL if is_full_of_signals else _NOTHING
 
     def give_up(self, examples: Sequence[Example]) -> list[Example]:
-        """Nothing that was used is held."""
+        """Nothing that was used is held; what was given up may be asked again."""
+        for example in examples:
+            self._served.pop(example.id, None)
         return []
 
 
 def _comes_alone(example: Example) -> bool:
-    """Whether its message can be given back without others."""
-    return example.parcel is not None and not example.parcel.is_pack
-
-
-def _wake_by(decision: Decision, steady_ms: float) -> None:
-    if decision.wake_steady_ms is None or steady_ms < decision.wake_steady_ms:
-        decision.wake_steady_ms = steady_ms
+    """Whether its message, and those of its copies, can be given back without others."""
+    return example.parcel is not None and not any(parcel.is_pack for parcel in (example.parcel, *(example.twins or ())))

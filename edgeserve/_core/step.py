@@ -43,6 +43,14 @@ class Fate(enum.Enum):
     """It was given up after an error."""
 
 
+def flow_name(flow_id: bytes) -> str:
+    """A flow id for people: as text, or in hexadecimal where it is none."""
+    try:
+        return repr(flow_id.decode("utf-8"))
+    except UnicodeDecodeError:
+        return flow_id.hex()
+
+
 class Parcel:
     """A message of the broker's, as far as acknowledging goes: it may be acknowledged when nothing in it is open.
 
@@ -132,7 +140,8 @@ class Example:
             self._parked = 0
 
     def __repr__(self) -> str:
-        return f"Example({self.id.hex()[:8]} of {self.source!r}, captured at {self.capture_ms} ms)"
+        flow = f", flow {flow_name(self.header)}" if self.header else ""
+        return f"Example({self.id.hex()[:8]} of {self.source!r}{flow}, captured at {self.capture_ms} ms)"
 
 
 _SAID_SIZE = re.compile(rb"[#&]size=(\d{1,15})(?:&|$)")
@@ -173,12 +182,13 @@ class Decision:
         fates: Inputs whose fate is settled, each with it.
         released: Inputs that the operator holds no longer; a job that runs on them holds them by itself.
         given_back: Inputs without a fate that the broker is to deliver again, to whoever their flow belongs to now.
-        asked: Flow ids whose examples are asked back from whoever holds them.
+        asked: What to ask the other replicas, as it travels.
         job: What to run the task on, if anything.
-        wake_steady_ms: When to step again without an arrival; None: not before one arrives.
+        wake_steady_ms: When to step again without an arrival, as something is to be served; None: not before one comes.
+        look_steady_ms: When to look again at what waits, which is no reason for an iteration to go on.
     """
 
-    __slots__ = ("asked", "fates", "given_back", "job", "released", "wake_steady_ms")
+    __slots__ = ("asked", "fates", "given_back", "job", "look_steady_ms", "released", "wake_steady_ms")
 
     def __init__(self) -> None:
         self.fates: list[tuple[Example, Fate]] = []
@@ -187,6 +197,12 @@ class Decision:
         self.asked: Sequence[bytes] = ()
         self.job: Job | None = None
         self.wake_steady_ms: float | None = None
+        self.look_steady_ms: float | None = None
+
+    def look_by(self, steady_ms: float) -> None:
+        """Look again no later than that."""
+        if self.look_steady_ms is None or steady_ms < self.look_steady_ms:
+            self.look_steady_ms = steady_ms
 
     def let_go(self, example: Example, fate: Fate) -> None:
         """Hold `example` no longer; if no job was ever started with it, this is its fate."""

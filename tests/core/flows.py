@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from edgeserve._core.asking import Ask
 from edgeserve._core.batches import Batching
 from edgeserve._core.clock import Now
 from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, FlowPolicy
@@ -51,9 +52,10 @@ class Steps:
             self._carry_out(self.join.decide(None, self._now()))
         self.steady_ms = until_ms
 
-    def others_ask(self, *flows: str) -> None:
+    def others_ask(self, *flows: str, at_ms: int = 0, times: int = 1) -> None:
         wake_ms = self.wake_ms
-        self._carry_out(self.join.give_back([flow.encode() for flow in flows], self._now()))
+        asks = [Ask(flow.encode(), at_ms, times).encode() for flow in flows]
+        self._carry_out(self.join.give_back(asks, self._now()))
         self.wake_ms = wake_ms
 
     def _now(self) -> Now:
@@ -74,5 +76,6 @@ class Steps:
             for each in decision.job.examples:
                 assert each.value == b"payload", "what waited is whole again"
         self.given_back += [self._names[each.id] for each in decision.given_back]
-        self.asked += decision.asked
-        self.wake_ms = decision.wake_steady_ms
+        self.asked += [ask.flow_id for ask in map(Ask.decode, decision.asked) if ask is not None]
+        moments = (decision.wake_steady_ms, decision.look_steady_ms)
+        self.wake_ms = min([moment for moment in moments if moment is not None], default=None)

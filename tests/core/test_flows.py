@@ -7,6 +7,7 @@ import random
 import pytest
 
 from edgeserve._core.batches import Batching
+from edgeserve._core.clock import Now
 from edgeserve._core.flows import message_key
 from edgeserve._core.step import Fate
 from tests.core.flows import Steps
@@ -60,6 +61,36 @@ def test_of_several_of_one_flow_each_signal_has_the_data_that_was_captured_with_
     for arrive, at in arrivals:
         arrive("a", at)
     assert sorted(captured) == [(10, 10), (20, 20), (30, 30)]
+
+
+def test_a_signal_waits_for_its_own_data_though_other_data_of_its_flow_is_here() -> None:
+    steps = Steps(max_time_diff_ms=100)
+    steps.data("a", 10)
+    steps.signal("a", 20)
+    assert steps.served == []
+    served = steps.data("a", 20)
+    assert steps.served == [["a"]]
+    assert served.is_used
+
+
+def test_a_signal_with_a_time_of_its_own_takes_the_data_there_is_when_no_other_has_come() -> None:
+    steps = Steps(max_time_diff_ms=100)
+    steps.data("a", 10)
+    steps.signal("a", 20)
+    steps.wait(399)
+    assert steps.served == []
+    steps.wait(400)
+    assert steps.served == [["a"]]
+
+
+def test_what_was_given_up_may_be_asked_again() -> None:
+    steps = Steps()
+    steps.data("a")
+    signal = steps.signal("a")
+    steps.join.give_up([signal])
+    steps.data("a")
+    steps.again(signal)
+    assert steps.served == [["a"], ["a"]]
 
 
 def test_data_is_answered_once() -> None:
@@ -179,7 +210,12 @@ def test_what_others_wait_for_and_is_not_here_is_read_too() -> None:
     steps = Steps(max_flows=2, asks=True)
     steps.data("a", 100)
     steps.data("b", 101)
-    steps.others_ask("c")
+    steps.others_ask("c", at_ms=102, times=2)
+    assert steps.join.full == FULL_OF_DATA, "it may be with another one"
+    steps.others_ask("c", at_ms=102, times=3)
+    assert steps.join.full == FULL_OF_DATA, "signals of a and b may be with another one, and ask"
+    steps.steady_ms = 2000
+    steps.others_ask("c", at_ms=102, times=4)
     assert steps.join.full == frozenset()
     steps.data("d", 102)
     assert steps.fates == {"data a 100": Fate.EVICTED}
@@ -187,6 +223,30 @@ def test_what_others_wait_for_and_is_not_here_is_read_too() -> None:
     steps.signal("d", 102)
     steps.data("e", 103)
     assert steps.join.full == FULL_OF_DATA
+
+
+def test_data_that_no_signal_has_got_past_never_makes_room() -> None:
+    steps = Steps(max_flows=3, max_time_diff_ms=1000)
+    steps.signal("lost", 100)
+    for at_ms in (101, 102, 103):
+        steps.data(str(at_ms), at_ms)
+    assert steps.join.full == FULL_OF_DATA, "they may all be asked about"
+    steps.signal("102", 102)
+    assert steps.served == [["102"]]
+    steps.wait(100)
+    steps.data("104", 104)
+    assert steps.join.full == frozenset(), "101 may go"
+    steps.data("105", 105)
+    assert steps.fates == {"data 101 101": Fate.EVICTED}
+
+
+def test_both_topics_may_be_full() -> None:
+    steps = Steps(max_flows=2, max_time_diff_ms=10)
+    steps.signal("x", 1)
+    steps.signal("y", 2)
+    steps.data("a", 100)
+    steps.data("b", 101)
+    assert steps.join.full == FULL_OF_DATA | FULL_OF_SIGNALS
 
 
 def test_signals_are_bounded_and_then_only_data_is_read() -> None:
@@ -280,11 +340,43 @@ def test_what_is_being_served_is_not_given_back() -> None:
     assert steps.served == [["a"]]
 
 
-def test_nothing_is_asked_where_the_broker_keeps_flows_together() -> None:
+def test_where_the_broker_keeps_flows_together_a_signal_asks_and_nothing_is_given_back() -> None:
     steps = Steps()
     steps.signal("a")
-    steps.wait(100_000)
-    assert (steps.asked, steps.given_back) == ([], [])
+    steps.data("b")
+    steps.wait(400)
+    steps.others_ask("b")
+    assert (steps.asked, steps.given_back) == ([b"a"], [])
+
+
+def test_a_signal_that_comes_again_much_later_is_a_new_question() -> None:
+    steps = Steps(asks=True, max_time_diff_ms=1000)
+    steps.signal("a", 100)
+    steps.wait(400)
+    assert steps.given_back == ["signal a 100"]
+    steps.steady_ms = 3_600_000
+    steps.data("b", 3_600_000)
+    steps.signal("a", 100)
+    assert steps.fates == {}, "it has not waited yet"
+    assert steps.wake_ms == 3_600_000 + 400
+
+
+def test_while_data_comes_that_was_captured_before_it_a_signal_asks_and_stays() -> None:
+    steps = Steps(asks=True)
+    steps.signal("z", 1000)
+    for number in range(20):
+        steps.wait(number * 100)
+        steps.data(f"{number}", number)
+    assert (steps.asked, steps.given_back) == ([b"z", b"z"], [])
+    steps.wait(2800)
+    assert steps.given_back == ["signal z 1000"]
+
+
+def test_what_is_no_ask_is_ignored() -> None:
+    steps = Steps(asks=True)
+    steps.data("a")
+    decision = steps.join.give_back([b"", b"short"], Now(0, 0.0))
+    assert list(decision.given_back) == []
 
 
 # All of it

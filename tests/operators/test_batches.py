@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgeserve import BatchCompute, BatchModel, DataSource, Fate, UsageError
+from edgeserve import BatchCompute, BatchModel, DataSource, Fate, PayloadTooLarge, UsageError
 from edgeserve._broker import connections
+from edgeserve._on_error import ErrorPolicy
 from edgeserve.message_format import GraphCodec
 from edgeserve.testing import ManualClock, memory_broker
 from tests.broker.workers import until
@@ -334,6 +335,23 @@ def test_the_outputs_of_a_batch_leave_together_and_each_confirms_its_own_flow(mo
     manual.confirm()
     assert sorted(manual.acknowledged) == ["a", "b", "c", "d"]
     model.close()
+
+
+def test_an_output_that_is_too_large_does_not_hold_up_the_others_of_its_batch(flows: Flows) -> None:
+    def task(batch: Mapping[bytes, bytes]) -> tuple[dict[bytes, bool], dict[bytes, bytes]]:
+        return dict.fromkeys(batch, True), {flow: bytes(6_000_000) if flow == b"c" else b"!" for flow in batch}
+
+    options: dict[str, Any] = {"batch_max_num_msg": 3, "batch_timeout_ms": 60_000}
+    with BatchModel(task, flows.broker, **flows.topics(signal=False), **options, on_error="dead_letter") as model:
+        flows.send_all("abc")
+        assert next(model) == {b"a": b"!", b"b": b"!"}
+        assert {answer.flow for answer in flows.answers(2)} == {b"a", b"b"}
+        flows.send_all("cde")
+        model._errors = ErrorPolicy()
+        with pytest.raises(PayloadTooLarge):
+            next(model)
+        assert {answer.flow for answer in flows.answers(2)} == {b"d", b"e"}
+        assert model.stats.fates == {Fate.USED: 4, Fate.FAILED: 1}
 
 
 @pytest.mark.parametrize("name", ["batch_max_num_msg", "batch_max_bytes", "max_waiting"])

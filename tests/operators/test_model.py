@@ -30,6 +30,10 @@ def sure(data: bytes) -> tuple[bool, bytes]:
     return b"unsure" not in data, b"said " + data
 
 
+def both(data: bytes, signal: bytes) -> tuple[bool, bytes]:
+    return True, data
+
+
 def steps(model: Model, count: int) -> list[bytes | None]:
     return [next(model) for _ in range(count)]
 
@@ -235,6 +239,7 @@ def test_a_task_that_raises_makes_dead_letters_of_the_data_and_the_signal(flows:
         ("é", "é".encode()),
         (7, b"7"),
         (0, b"0"),
+        (np.int64(256), b"256"),
         (b"\x00\xff\x01", b"\x00\xff\x01"),
         (b"\x01\x00\x00", b"\x01"),
         (b"x" * 32, b"x" * 32),
@@ -263,11 +268,11 @@ def test_a_flow_id_that_is_too_long_is_refused_with_both_sizes(flows: Flows) -> 
         assert source.stats.fates == {Fate.FAILED: 1}
 
 
-@pytest.mark.parametrize("flow_id", [None, True, 1.5, ["a"]])
+@pytest.mark.parametrize("flow_id", [None, True, 1.5, ["a"], np.float64(0), np.bool_(True), np.array([1])])
 def test_what_is_no_flow_id_is_refused(flows: Flows, flow_id: Any) -> None:
     with (
         DataSource([b"item"], flows.broker, "src", topic=flows.data, flow_id=lambda item: flow_id) as source,
-        pytest.raises(UsageError, match="flow id is b"),
+        pytest.raises(UsageError, match="expected bytes, str or int"),
     ):
         next(source)
 
@@ -284,8 +289,11 @@ def test_models_may_have_headers_of_different_sizes(flows: Flows) -> None:
         Model(lambda data: (True, b"small"), flows.broker, **topics, model_id="small") as small,
     ):
         assert next(model) == b"item"
-        with pytest.raises(UsageError, match="50 bytes and the header 32"):
-            next(small)
+        assert next(small) is None
+        assert small.stats.fates == {Fate.MALFORMED: 1}
+    assert (
+        Letter(flows.broker, flows.data).error == "MalformedMessage: its flow id is 50 bytes, and header_size= here 32"
+    )
     assert flows.answers(1)[0].flow == long_id.encode()
 
 
@@ -302,6 +310,13 @@ def test_a_model_without_flows_reads_and_writes_plain_examples(broker: str, wire
         wire.send("only", b"hello")
         assert next(model) == b"hello!"
     assert wire.sent_on(1)[0].payload == b"hello!"
+
+
+def test_an_iteration_ends_though_a_signal_waits_and_asks(flows: Flows) -> None:
+    with Model(both, flows.broker, **flows.topics(further=False), idle_timeout_ms=1500) as model:
+        flows.ask("a")
+        assert set(model) <= {None}
+        assert model.stats.received == 1
 
 
 # Bounds and pace
@@ -408,9 +423,13 @@ def test_in_file_mode_the_task_gets_a_path_and_the_gates_the_url_of_its_output(
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"topic_in_data": "t", "topic_out_destination": "t"}, "expected each to be another one"),
-        ({"topic_in_signal": "persistent://public/default/d"}, "expected each to be another one"),
-        ({"header_size": 0, "topic_in_signal": "s"}, "header_size"),
+        ({"topic_in_data": "t", "topic_out_destination": "t"}, "topic_in_data and topic_out_destination are both 't'"),
+        ({"topic_in_signal": "persistent://public/default/d", "task": both}, "topic_in_data and topic_in_signal"),
+        ({"header_size": 0, "topic_in_signal": "s", "task": both}, "header_size"),
+        ({"header_size": 1001}, "header_size"),
+        ({"topic_in_signal": "s"}, r"called with \(data, signal\), and can't be"),
+        ({"packing": "yes"}, "packing"),
+        ({"send_unsatisfied": 1}, "send_unsatisfied"),
         ({"header_size": -1}, "header_size"),
         ({"max_waiting_flows": 0}, "max_waiting_flows"),
         ({"max_waiting_bytes": 0}, "max_waiting_bytes"),

@@ -89,6 +89,31 @@ def test_every_flow_is_answered_while_replicas_are_killed_and_join(
         member.end()
 
 
+@pytest.mark.timeout(120)
+def test_a_replica_that_joins_when_the_bounds_are_full_loses_no_flow(broker: str, topic: str, crew: Crew) -> None:
+    flows, bound = 2000, 200
+    sink = crew.start("sink", broker=broker, topic=f"{topic}-out")
+    topics = {"topic_in_data": f"{topic}-data", "topic_out_destination": f"{topic}-out"}
+    dear = {**topics, "topic_in_signal": f"{topic}-asks"}
+    options: dict[str, Any] = {"model_id": "dear", "max_time_diff_ms": WINDOW_MS, "max_waiting_flows": bound}
+
+    def start() -> Member:
+        return crew.start("model", broker=broker, topics=dear, **options)
+
+    replicas = [start(), start()]
+    stream = (numbered(number, 100) for number in range(flows))
+    with DataSource(stream, broker, "src", topic=f"{topic}-data", flow_id=number_of) as source:
+        for _ in source:
+            pass
+    cheap_topics = {**topics, "topic_out_signal": f"{topic}-asks"}
+    cheap = crew.start("model", broker=broker, topics=cheap_topics, model_id="cheap", unsure_of=2, work_ms=0.5)
+    until(lambda: sum(each.lines() for each in replicas) > 200, "they are at work")
+    replicas.append(start())
+    until_finished([sink], set(range(flows)))
+    for member in [*replicas, cheap]:
+        member.end()
+
+
 @pytest.mark.timeout(60)
 def test_replicas_share_the_flows_and_each_flow_is_with_one(broker: str, topic: str, crew: Crew) -> None:
     sink = crew.start("sink", broker=broker, topic=f"{topic}-out")

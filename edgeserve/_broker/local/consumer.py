@@ -67,6 +67,9 @@ class LocalConsumer:
         self._limit = min(room, _MOST_MESSAGES)
         self._session = Session()
         self._trimming = Session()
+        self._shares_topics = share is Share.KEY and len(topics) > 1
+        self._asked: list[bytes] = []
+        self._asked_id = 0
         self._is_closed = False
 
         self._position = Position()
@@ -174,6 +177,9 @@ class LocalConsumer:
             if topic_id not in self._position.paused
         }
         has_changed = mine.changed()
+        if has_changed and self._shares_topics:
+            self._asked_id, asked = mine.asked(self._id, self._asked_id)
+            self._asked += asked
         has_fresh = [topic.changed() for topic in sources.values()]
         # Kept until a look went to its end: a change is reported once.
         self._look_again = self._look_again or has_changed or any(has_fresh)
@@ -252,7 +258,7 @@ class LocalConsumer:
             self._position = self._position.pausing(frozenset(ids[each] for each in names))
             self._look_again = True
 
-    # Between consumers: a key is with one of them at any time, so nobody has to ask.
+    # Between consumers: a key is with one of them at any time; but one that takes no more holds up the others.
 
     @property
     def must_ask(self) -> bool:
@@ -264,11 +270,18 @@ class LocalConsumer:
         return 0
 
     def ask(self, keys: Sequence[bytes]) -> None:
-        """Do nothing."""
+        """Tell the others; what can't be told now is asked again."""
+        if self._shares_topics and not self._is_closed:
+            try:
+                with self._session, self._folder.errors():
+                    self._folder.subscription(self._session, self._subscription).ask(self._id, keys)
+            except (BrokerError, sqlite3.Error, OSError) as error:
+                _log.debug("subscription %r can't ask: %s", self._subscription, error)
 
     def asked(self) -> Sequence[bytes]:
-        """Nothing."""
-        return ()
+        """What the others have asked for since the last call, as of the last `receive`."""
+        asked, self._asked = self._asked, []
+        return asked
 
     # Acknowledging, and giving back.
 

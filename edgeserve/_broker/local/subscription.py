@@ -18,7 +18,7 @@ from edgeserve._broker.local.topic import Topic
 from edgeserve.errors import UsageError
 
 _SCHEMA = Schema(
-    version=2,
+    version=3,
     statements=(
         """CREATE TABLE topics (
             id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, uid TEXT, cursor INTEGER NOT NULL)""",
@@ -32,6 +32,8 @@ _SCHEMA = Schema(
         """CREATE TABLE deliveries (
             id INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT,
             consumer INTEGER)""",
+        # What consumers wait for, for the others to see.
+        "CREATE TABLE asked (id INTEGER PRIMARY KEY AUTOINCREMENT, consumer INTEGER NOT NULL, key BLOB NOT NULL)",
         "CREATE INDEX deliveries_by_key ON deliveries (key) WHERE key IS NOT NULL",
         "CREATE INDEX deliveries_left ON deliveries (topic, seq) WHERE consumer IS NULL",
     ),
@@ -40,6 +42,7 @@ _SCHEMA = Schema(
 
 # What one of several replicas takes at once, so that the others get their part of a backlog.
 _MOST_AT_ONCE = 20
+_MOST_ASKED = 1000
 
 
 class Evicted(Exception):
@@ -148,6 +151,18 @@ class Subscription:
     def members(self) -> Mapping[int, Member]:
         """The consumers by id, oldest first; some may be dead."""
         return {row[0]: Member.of(row) for row in self._database.read("SELECT * FROM consumers ORDER BY id")}
+
+    def ask(self, me: int, keys: Sequence[bytes]) -> None:
+        """Let the other consumers see what this one waits for, if there are any."""
+        if len(self.members()) > 1:
+            with self._database.write() as sql:
+                sql.executemany("INSERT INTO asked (consumer, key) VALUES (?, ?)", ((me, key) for key in keys))
+                sql.execute("DELETE FROM asked WHERE id <= (SELECT max(id) FROM asked) - ?", (_MOST_ASKED,))
+
+    def asked(self, me: int, after_id: int) -> tuple[int, list[bytes]]:
+        """What the other consumers have asked for since; and up to where that is."""
+        rows = self._database.read("SELECT id, consumer, key FROM asked WHERE id > ? ORDER BY id", (after_id,))
+        return (rows[-1][0] if rows else after_id), [key for _, consumer, key in rows if consumer != me]
 
     # Messages are handed out and acknowledged.
 
