@@ -141,7 +141,7 @@ class Inbox:
         self._consumer.close()
 
 
-def _open(delivery: Delivery, header_size: int, *, longest: int | None) -> list[Example]:
+def _open(delivery: Delivery, header_size: int = 0, *, longest: int | None = None) -> list[Example]:
     """What is in a message: one example, or those of a pack."""
     payload, properties = delivery.payload, delivery.properties
     capture_ms = delivery.event_ms if delivery.event_ms is not None else delivery.publish_ms

@@ -324,7 +324,7 @@ def test_an_iteration_ends_though_a_signal_waits_and_asks(flows: Flows) -> None:
 
 def test_no_flow_is_lost_when_more_wait_than_may(flows: Flows) -> None:
     names = [f"{number:03}" for number in range(100)]
-    options: dict[str, Any] = {**flows.topics(further=False), "max_waiting_flows": 10, "idle_timeout_ms": 1000}
+    options: dict[str, Any] = {**flows.topics(further=False), "max_waiting_flows": 10, "idle_timeout_ms": 3500}
     with Model(lambda data, signal: (True, data), flows.broker, **options) as model:
         for at_ms, name in enumerate(names):
             flows.send_data(name, name.encode(), at_ms)
