@@ -339,14 +339,16 @@ class Consuming(Operator[T]):
             return self._returned(outcomes) if self._handed_over(outcomes[0], more_follows=False) else None
         handed_over = []
         error: Exception | None = None
-        for outcome in outcomes:
-            try:
-                if self._handed_over(outcome, more_follows=True):
-                    handed_over.append(outcome)
-            except PayloadTooLarge as too_large:
-                error = too_large  # the others leave all the same
-        for outbox in self._outboxes:
-            outbox.flush()
+        try:
+            for outcome in outcomes:
+                try:
+                    if self._handed_over(outcome, more_follows=True):
+                        handed_over.append(outcome)
+                except PayloadTooLarge as too_large:
+                    error = too_large  # the others leave all the same
+        finally:
+            for outbox in self._outboxes:
+                outbox.flush()
         if error is not None:
             raise error
         return self._returned(handed_over)
