@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
+from edgeserve._core.asking import HELLO
 from edgeserve._core.batches import Batching
 from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, FlowPolicy, message_key
 from edgeserve._core.ids import DerivedIds
@@ -140,6 +141,7 @@ class Cascading(Consuming[T]):
             return
         if self._inbox.must_ask:
             self._join.slot_of = lambda flow_id: self._inbox.slot(message_key(flow_id))
+            self._inbox.ask([HELLO])
         limit = self._inbox.max_unacknowledged
         if flows.has_signal and limit is not None and flows.max_flows + self._inputs.queue_size > limit:
             self.close()

@@ -31,7 +31,7 @@ class Ask(NamedTuple):
     Attributes:
         flow_id: Whose data it waits for.
         capture_ms: When that was captured, as far as the signal says.
-        times: How often it has asked, this time included.
+        times: How often it has asked, this time included; 0 where it asks for nothing, and only says that it is there.
     """
 
     flow_id: bytes
@@ -49,6 +49,10 @@ class Ask(NamedTuple):
             return None
         capture_ms, times = _HEAD.unpack_from(data)
         return cls(data[_HEAD.size :], capture_ms, times)
+
+
+HELLO = Ask(b"", 0, 0).encode()
+"""What a replica says for the others to know of it."""
 
 
 class Horizon:

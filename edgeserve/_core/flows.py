@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgeserve._core.asking import FIRST_MS, Ask, Asking, Horizon
+from edgeserve._core.asking import FIRST_MS, HELLO, Ask, Asking, Horizon
 from edgeserve._core.batches import Batcher, Batching
 from edgeserve._core.checks import check_count, check_ms
 from edgeserve._core.clock import Now
@@ -36,8 +36,12 @@ def message_key(flow_id: bytes) -> str | None:
 # From the ask of that number on, it may be that data is held up by one who does not read it; how long that then reads.
 _STRONG_ASK = 3
 _WANTED_MS = 2000
-# In that time a signal that came to the wrong replica has asked, and its data was given back.
+# In that time a signal that came to the wrong replica has asked, and its data was given back; in the shorter one, a
+# replica that joins has said that it is there. How often it says so, and how long it is believed to be.
 _GRACE_MS = 2000
+_SHORT_GRACE_MS = 200
+_HELLO_MS = 3000
+_PEERS_MS = 10_000
 _NOTHING: frozenset[str] = frozenset()
 _DATA, _SIGNAL, _BOTH = frozenset((DATA,)), frozenset((SIGNAL,)), frozenset((DATA, SIGNAL))
 
@@ -97,6 +101,8 @@ class FlowJoin:
         # The ids of signals that were served, as a cheap model that was killed may send them again.
         self._served: dict[bytes, None] = {}
         self._wanted_until_ms = -math.inf
+        self._peers_until_ms = -math.inf
+        self._hello_ms = -math.inf
         # How far the signals are, here and, as far as they have asked, at other replicas.
         self._passed_ms = Horizon()
         self.full = _NOTHING
@@ -114,6 +120,8 @@ class FlowJoin:
                 self._offer_signal(arrival, now, decision)
         if self._signals.count:
             self._look_at_signals(now, decision)
+        if self.slot_of is not None:
+            self._say_hello(now, decision)
         self._batcher.take(now, decision)
         self._note_full(now, decision)
         return decision
@@ -210,10 +218,17 @@ class FlowJoin:
             self._asking.forget(oldest.header)
             decision.let_go(self._signals.take_oldest(), Fate.EXPIRED)
 
+    def _say_hello(self, now: Now, decision: Decision) -> None:
+        if now.steady_ms >= self._hello_ms:
+            self._hello_ms = now.steady_ms + _HELLO_MS
+            decision.asked = [*decision.asked, HELLO]
+        decision.look_by(self._hello_ms)
+
     def give_back(self, asked: Sequence[bytes], now: Now) -> Decision:
         """Give back what other replicas have asked for, if it is here and not in use."""
         decision = Decision()
-        asks = [ask for ask in map(Ask.decode, asked) if ask is not None]
+        self._peers_until_ms = now.steady_ms + _PEERS_MS
+        asks = [ask for ask in map(Ask.decode, asked) if ask is not None and ask.times > 0]
         if self.slot_of is not None:
             slots = {self.slot_of(ask.flow_id) for ask in asks}
             held = [each for each in self._data.all() if self.slot_of(each.header) in slots and _comes_alone(each)]
@@ -249,9 +264,14 @@ class FlowJoin:
         oldest = self._data.oldest()
         if oldest is None or not self._is_wanted(now):
             return False
-        since_ms = now.steady_ms - (_GRACE_MS if self.slot_of is not None else 0)
+        since_ms = now.steady_ms - self._grace_ms(oldest, now)
         # What was given back comes late, and its signal soon after it.
         return oldest.arrived_steady_ms <= since_ms and oldest.capture_ms <= self._passed_ms.as_of(since_ms)
+
+    def _grace_ms(self, example: Example, now: Now) -> float:
+        if self.slot_of is None or not _comes_alone(example):
+            return 0
+        return _GRACE_MS if now.steady_ms < self._peers_until_ms else _SHORT_GRACE_MS
 
     def _is_wanted(self, now: Now) -> bool:
         """Whether a signal, here or at another replica, waits for data that was not read yet."""
@@ -271,7 +291,7 @@ class FlowJoin:
         is_full_of_signals = self._signals.count >= policy.max_flows
         if is_full_of_data:
             if self.slot_of is not None and self._is_wanted(now):
-                decision.look_by(now.steady_ms + _GRACE_MS / 20)
+                decision.look_by(now.steady_ms + _SHORT_GRACE_MS / 2)
             self.full = _BOTH if is_full_of_signals else _DATA
         else:
             self.full = _SIGNAL if is_full_of_signals else _NOTHING

@@ -76,6 +76,6 @@ class Steps:
             for each in decision.job.examples:
                 assert each.value == b"payload", "what waited is whole again"
         self.given_back += [self._names[each.id] for each in decision.given_back]
-        self.asked += [ask.flow_id for ask in map(Ask.decode, decision.asked) if ask is not None]
+        self.asked += [ask.flow_id for ask in map(Ask.decode, decision.asked) if ask is not None and ask.times]
         moments = (decision.wake_steady_ms, decision.look_steady_ms)
         self.wake_ms = min([moment for moment in moments if moment is not None], default=None)
