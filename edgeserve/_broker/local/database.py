@@ -136,8 +136,10 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        _patiently(lambda: self._sql.execute("BEGIN IMMEDIATE"))
+        if self._sql.in_transaction:  # Ctrl-C came between two lines of the one before
+            self._sql.execute("ROLLBACK")
         try:
+            _patiently(lambda: self._sql.execute("BEGIN IMMEDIATE"))
             yield
             _patiently(lambda: self._sql.execute("COMMIT"))
         except BaseException:
