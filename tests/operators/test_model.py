@@ -328,7 +328,7 @@ def test_no_flow_is_lost_when_more_wait_than_may(flows: Flows) -> None:
     with Model(lambda data, signal: (True, data), flows.broker, **options) as model:
         for at_ms, name in enumerate(names):
             flows.send_data(name, name.encode(), at_ms)
-        assert list(model) == [None] * model.stats.received
+        assert set(model) == {None}
         read = model.stats.received
         assert model.stats.fates == {}, "what waits is at the broker, and nothing is given up for it"
         for at_ms, name in enumerate(names):
