@@ -355,11 +355,11 @@ class Consuming(Operator[T]):
 
     def _handed_over(self, outcome: Outcome, *, more_follows: bool) -> bool:
         if outcome.payload is not None and self._outboxes:
-            return self._is_sent(outcome, outcome.payload, more_follows=more_follows)
+            return self._has_sent(outcome, outcome.payload, more_follows=more_follows)
         self._use_up(outcome.examples)
         return True
 
-    def _is_sent(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
+    def _has_sent(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
         """Send one output, and settle what it was made from. False if it was given up as too large."""
         examples = outcome.examples
         # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked at

@@ -203,9 +203,9 @@ class DataSource(Operator[bytes]):
                 flow_id = b""
                 if self._flow_id is not None:
                     flow_id = id_of_flow(interruptibly(self._flow_id, item))
-                    check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
                 is_url = self._store is not None and len(payload) > self._store_above_bytes
                 if self._store is not None and is_url:
+                    check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
                     payload = self._store.put(payload).encode("ascii")
                 example = self._outputs.made(self._new_id(), payload, capture_ms, flow_id=flow_id, is_url=is_url)
                 self._outbox.send(example, None)

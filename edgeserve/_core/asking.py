@@ -56,9 +56,14 @@ HELLO = Ask(b"", 0, 0).encode()
 
 
 class Horizon:
-    """How far something had got some time ago."""
+    """How far something had got some time ago.
 
-    def __init__(self) -> None:
+    Args:
+        keep_ms: How long ago it may be asked for.
+    """
+
+    def __init__(self, keep_ms: float) -> None:
+        self._keep_ms = keep_ms
         self._seen: deque[tuple[float, float]] = deque()
 
     def reach(self, value: float, steady_ms: float) -> None:
@@ -68,12 +73,12 @@ class Horizon:
             if len(seen) > 1 and seen[-1][0] < seen[-2][0] + _SAMPLE_MS:
                 seen.pop()
             seen.append((steady_ms, value))
+            while len(seen) > 1 and seen[1][0] <= steady_ms - self._keep_ms:
+                seen.popleft()
 
     def as_of(self, steady_ms: float) -> float:
-        """How far it had got at least by then, which is not later than when this was asked before."""
-        while len(self._seen) > 1 and self._seen[1][0] <= steady_ms:
-            self._seen.popleft()
-        return self._seen[0][1] if self._seen and self._seen[0][0] <= steady_ms else -math.inf
+        """How far it had got at least by then."""
+        return next((value for at_ms, value in reversed(self._seen) if at_ms <= steady_ms), -math.inf)
 
 
 class _Asked(NamedTuple):

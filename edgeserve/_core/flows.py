@@ -104,7 +104,7 @@ class FlowJoin:
         self._peers_until_ms = -math.inf
         self._hello_ms = -math.inf
         # How far the signals are, here and, as far as they have asked, at other replicas.
-        self._passed_ms = Horizon()
+        self._passed_ms = Horizon(_GRACE_MS)
         self.full = _NOTHING
         """See `Join`."""
 
@@ -229,7 +229,7 @@ class FlowJoin:
         decision = Decision()
         self._peers_until_ms = now.steady_ms + _PEERS_MS
         asks = [ask for ask in map(Ask.decode, asked) if ask is not None and ask.times > 0]
-        if self.slot_of is not None:
+        if self.slot_of is not None and asks:  # most only say that they are there
             slots = {self.slot_of(ask.flow_id) for ask in asks}
             held = [each for each in self._data.all() if self.slot_of(each.header) in slots and _comes_alone(each)]
             for example in held:

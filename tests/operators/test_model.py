@@ -108,6 +108,8 @@ def test_a_flow_waits_through_a_restart(flows: Flows) -> None:
     with Model(lambda data, signal: (True, data), flows.broker, flows.data, flows.out, **arguments) as model:
         flows.ask("a")
         until(lambda: next(model) == b"of a", "it is served")
+        assert model.stats.fates == {Fate.USED: 2}
+    assert [answer.flow for answer in flows.answers(1)] == [b"a"]
 
 
 def test_what_nobody_asked_about_is_acknowledged_when_the_signals_have_passed_it(flows: Flows) -> None:
