@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
 from edgeserve._core.asking import HELLO
-from edgeserve._core.batches import Batching
-from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, FlowPolicy, message_key
+from edgeserve._core.flows import DATA, SIGNAL, FlowJoin, message_key
 from edgeserve._core.ids import DerivedIds
-from edgeserve._core.join import Join, JoinPolicy, NoJoin
+from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Outcome, Unit
 from edgeserve._flow_ids import checked_header_size
 from edgeserve._on_error import ErrorPolicy
@@ -74,8 +72,7 @@ class Cascading(Consuming[T]):
         name: str,
         topics: Topics,
         gates: Gates,
-        flows: FlowPolicy,
-        batching: Batching,
+        plan: FlowPlan,
         *,
         life: Life,
         errors: ErrorPolicy,
@@ -131,23 +128,23 @@ class Cascading(Consuming[T]):
             ),
             Values(_by_role(data=gates.data, signal=gates.signal), _by_role(data=decode, signal=decode_signal), route),
             errors,
-            partial(_make_join, flows, batching),
+            plan,
             outputs=outputs,
         )
-        self._share_flows(flows)
+        self._share_flows(plan)
 
-    def _share_flows(self, flows: FlowPolicy) -> None:
+    def _share_flows(self, plan: FlowPlan) -> None:
         if not isinstance(self._join, FlowJoin):
             return
         if self._inbox.must_ask:
             self._join.slot_of = lambda flow_id: self._inbox.slot(message_key(flow_id))
             self._inbox.ask([HELLO])
         limit = self._inbox.max_unacknowledged
-        if flows.has_signal and limit is not None and flows.max_flows + self._inputs.queue_size > limit:
+        if plan.has_signal and limit is not None and plan.max_waiting_flows + self._inputs.queue_size > limit:
             self.close()
             raise UsageError(
-                f"max_waiting_flows={flows.max_flows} and {self._inputs.queue_size} messages fetched ahead are more "
-                f"than the {limit} that this broker lets one consumer hold: let fewer wait"
+                f"max_waiting_flows={plan.max_waiting_flows} and {self._inputs.queue_size} messages fetched ahead are "
+                f"more than the {limit} that this broker lets one consumer hold: let fewer wait"
             )
 
     def _answer_asks(self) -> None:
@@ -203,9 +200,3 @@ def _is_true(is_satisfied: Any) -> bool:
 
 def _by_role(**functions: Callable[[Any], Any] | None) -> dict[str, Callable[[Any], Any]] | None:
     return {role: function for role, function in functions.items() if function is not None} or None
-
-
-def _make_join(flows: FlowPolicy, batching: Batching) -> Join:
-    if not flows.has_signal and batching == Batching():
-        return NoJoin(JoinPolicy({DATA: DATA}))
-    return FlowJoin(flows, batching)

@@ -23,8 +23,8 @@ from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
 from edgeserve._core.clock import pause_ms
-from edgeserve._core.join import Join
 from edgeserve._core.ledger import Ledger, Stats
+from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
@@ -48,7 +48,7 @@ _OPENED_AT_ONCE = 32
 
 
 class Consuming(Operator[T]):
-    """The base of operators that receive. They bring a join, and write `_call` and `_finish`."""
+    """The base of operators that receive. They bring a plan of their join, and write `_call` and `_finish`."""
 
     _serves_batches = False
     _escalates_by: int | None = None
@@ -61,15 +61,15 @@ class Consuming(Operator[T]):
         inputs: Inputs,
         values: Values,
         errors: ErrorPolicy,
-        make_join: Callable[[], Join],
+        plan: Plan,
         *,
         outputs: Sequence[Outputs] = (),
         deduplicate: Deduplicate | None = None,
     ) -> None:
         """Open what it takes."""
         super().__init__(name, life)
-        self._make_join = make_join
-        self._join = make_join()
+        self._plan = plan
+        self._join = plan.make()
         self._full = self._join.full
         self._inputs = inputs
         self._sources = inputs.sources
@@ -273,7 +273,7 @@ class Consuming(Operator[T]):
         if self._tenure is not None:
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
             self._ledger.forget()
-            self._join = self._make_join()
+            self._join = self._plan.make()
         self._tenure = self._inbox.tenure
 
     def _admit(self, arrival: Example) -> bool:

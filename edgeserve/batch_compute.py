@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
-from edgeserve._core.batches import Batching, BatchJoin
 from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
+from edgeserve._core.plans import ONLY, BatchPlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -26,8 +25,6 @@ from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.store import PayloadStore
 
 __all__ = ["BatchCompute"]
-
-_PARAMETER = "example"
 
 
 class BatchCompute(Consuming[bytes]):
@@ -112,7 +109,9 @@ class BatchCompute(Consuming[bytes]):
             ftp=ftp, memory=ftp_memory, delete=ftp_delete, root=local_ftp_path, fetching=fetching
         )
         op_from = check_name(worker_id, "worker_id")
-        batching = Batching(batch_max_num_msg, batch_max_bytes, batch_timeout_ms, max_time_diff_ms, min_interval_ms)
+        plan = BatchPlan(
+            max_time_diff_ms, min_interval_ms, batch_max_num_msg, batch_max_bytes, batch_timeout_ms, max_waiting
+        )
         self._task = task
         self._ids = DerivedIds(op_from)
         self._gate_out = OutGate(gate_out, "gate_out", KeptOutputs(store, route))
@@ -122,7 +121,7 @@ class BatchCompute(Consuming[bytes]):
             Inputs(pulsar_node, topic_list(topic_in), worker_id, Share.MESSAGE, task),
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
-            partial(BatchJoin, _PARAMETER, batching, max_waiting),
+            plan,
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 
@@ -130,7 +129,7 @@ class BatchCompute(Consuming[bytes]):
         return self._batch_step()
 
     def _call(self, job: Job) -> Any:
-        return self._task([each[_PARAMETER] for each in job.arguments])
+        return self._task([each[ONLY] for each in job.arguments])
 
     def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
         return (one_output(job, self._gate_out, result, self._ids),)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeserve._cascading import Cascading, Gates, Topics
-from edgeserve._core.batches import Batching
 from edgeserve._core.clock import Clock
-from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS, FlowPolicy
+from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS
+from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -111,8 +111,16 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
             model_id,
             Topics(topic_in_data, topic_out_destination, topic_in_signal, topic_out_signal),
             Gates(gate_in_data, gate_out_destination, gate_in_signal, gate_out_signal),
-            FlowPolicy(topic_in_signal is not None, max_time_diff_ms, max_waiting_flows, max_waiting_bytes),
-            Batching(batch_max_num_msg, batch_max_bytes, batch_timeout_ms, min_interval_ms=min_interval_ms),
+            FlowPlan(
+                topic_in_signal is not None,
+                max_time_diff_ms,
+                min_interval_ms,
+                max_waiting_flows,
+                max_waiting_bytes,
+                batch_max_num_msg,
+                batch_max_bytes,
+                batch_timeout_ms,
+            ),
             life=Life(clock, idle_timeout_ms, close_timeout_ms),
             errors=ErrorPolicy(on_error, max_retries, retry_interval_ms),
             route=RoutePolicy.from_flags(

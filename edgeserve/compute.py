@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
 from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
-from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
+from edgeserve._core.plans import ComputePlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._later import refuse_log
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -128,12 +127,15 @@ class Compute(Consuming[bytes]):
         )
         op_from = check_name(worker_id, "worker_id")
         sources = bind_sources(task, inputs)
-        policy = JoinPolicy(
+        plan = ComputePlan(
             sources,
+            join=join,
             max_time_diff_ms=max_time_diff_ms,
             no_overlap=no_overlap,
             min_interval_ms=min_interval_ms,
             drop_if_older_than_ms=drop_if_older_than_ms,
+            max_wait_ms=max_wait_ms,
+            max_waiting=max_waiting,
         )
         wanted = frozenset(sources.values())
         if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - wanted):
@@ -149,7 +151,7 @@ class Compute(Consuming[bytes]):
             Inputs(pulsar_node, topic_list(topic_in), worker_id, share, task, wanted),
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
-            partial(_make_join, join, policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting),
+            plan,
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 
@@ -158,13 +160,3 @@ class Compute(Consuming[bytes]):
 
     def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
         return (one_output(job, self._gate_out, result, self._output_ids),)
-
-
-def _make_join(kind: str, policy: JoinPolicy, *, max_wait_ms: float, max_waiting: int) -> Join:
-    if kind == "latest":
-        return NoJoin(policy) if len(policy.parameters) == 1 else LatestJoin(policy)
-    if kind != "nearest":
-        raise UsageError(f"join is {kind!r}: expected 'latest' or 'nearest'")
-    if len(policy.parameters) == 1:
-        raise UsageError("join='nearest' needs a task with two parameters or more: there is nothing to be near to")
-    return NearestJoin(policy, max_wait_ms=max_wait_ms, max_waiting=max_waiting)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._consuming import Consuming
 from edgeserve._core.clock import Clock
-from edgeserve._core.join import JoinPolicy, NoJoin
+from edgeserve._core.plans import ONLY, ComputePlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._later import refuse_log
@@ -27,8 +26,6 @@ from edgeserve.routing.fetching import Fetching
 __all__ = ["Deduplicate", "Materialize"]
 
 T = TypeVar("T")
-
-_PARAMETER = "example"
 
 
 class Materialize(Consuming[T]):
@@ -117,12 +114,12 @@ class Materialize(Consuming[T]):
             Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
             Values(gate, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
-            partial(NoJoin, JoinPolicy({_PARAMETER: ""})),
+            ComputePlan({ONLY: ""}),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 
     def _call(self, job: Job) -> T:
-        value = job.arguments[0][_PARAMETER]
+        value = job.arguments[0][ONLY]
         return self._materialize((job.examples[0].header, value)) if self._with_flow_id else self._materialize(value)
 
     def _finish(self, job: Job, result: T) -> Sequence[Outcome]:
