@@ -50,9 +50,10 @@ def run_edgeserve(spec: Spec) -> Report:
     if spec.in_flight is not None:
         set_in_flight(spec.in_flight)
     report = Report()
+    log = {"log_path": spec.log_path, "log_verbose": spec.log_verbose}
     if spec.role == "source":
         with DataSource(
-            payloads(spec), spec.address, spec.name, topic=f"{spec.topic}-src", packing=spec.packing
+            payloads(spec), spec.address, spec.name, topic=f"{spec.topic}-src", packing=spec.packing, **log
         ) as source:
             cpu = ready()
             input()
@@ -60,7 +61,9 @@ def run_edgeserve(spec: Spec) -> Report:
                 pass
     elif spec.role == "sink":
         gauge = sink_gauge(spec)
-        with Materialize(gauge.take, spec.address, topic=f"{spec.topic}-dst", idle_timeout_ms=spec.idle_ms) as sink:
+        with Materialize(
+            gauge.take, spec.address, topic=f"{spec.topic}-dst", idle_timeout_ms=spec.idle_ms, **log
+        ) as sink:
             cpu = ready()
             for is_last in watched(sink, spec, report):
                 if is_last:
@@ -74,6 +77,7 @@ def run_edgeserve(spec: Spec) -> Report:
             topic_out=f"{spec.topic}-dst",
             idle_timeout_ms=spec.idle_ms,
             packing=spec.packing,
+            **log,
         ) as compute:
             cpu = ready()
             sent = 0

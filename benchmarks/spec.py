@@ -33,6 +33,8 @@ class Spec:
         in_flight: How many messages edgeserve has unconfirmed at most; None: its own default.
         resident_at: The message numbers at which the role notes its resident size.
         idle_ms: Consumers end when nothing came for so long, instead of after `count`.
+        log_path: The folder of the replay logs that edgeserve's roles write; None for none.
+        log_verbose: Whether they have payloads.
         is_cascade: Whether the role is one of a cascade (`benchmarks.cascade_roles`).
     """
 
@@ -51,6 +53,8 @@ class Spec:
     resident_at: tuple[int, ...] = ()
     idle_ms: int | None = None
     is_cascade: bool = False
+    log_path: str | None = None
+    log_verbose: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeserve._core.ledger import Stats as Stats
     from edgeserve._core.step import Fate as Fate
+    from edgeserve._log.folder import LogFolder as LogFolder
     from edgeserve._run import run as run
     from edgeserve.address import LocalAddress as LocalAddress
     from edgeserve.address import PulsarAddress as PulsarAddress
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "_core.ledger": ("Stats",),
     "_core.step": ("Fate",),
+    "_log.folder": ("LogFolder",),
     "_run": ("run",),
     "address": ("LocalAddress", "PulsarAddress"),
     "batch_compute": ("BatchCompute",),
@@ -109,6 +111,7 @@ __all__ = [
     "Fate",
     "GraphCodec",
     "LocalAddress",
+    "LogFolder",
     "MalformedMessage",
     "Materialize",
     "MissingExtra",

@@ -14,6 +14,7 @@ from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Outcome, Unit
 from edgeserve._flow_ids import checked_header_size
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
@@ -73,6 +74,7 @@ class Cascading(Consuming[T]):
         topics: Topics,
         gates: Gates,
         plan: FlowPlan,
+        log: LogTarget,
         *,
         life: Life,
         errors: ErrorPolicy,
@@ -129,6 +131,7 @@ class Cascading(Consuming[T]):
             Values(_by_role(data=gates.data, signal=gates.signal), _by_role(data=decode, signal=decode_signal), route),
             errors,
             plan,
+            log,
             outputs=outputs,
         )
         self._share_flows(plan)
@@ -150,7 +153,11 @@ class Cascading(Consuming[T]):
     def _answer_asks(self) -> None:
         asked = self._inbox.asked()
         if asked and isinstance(self._join, FlowJoin):
-            self._carry_out(self._join.give_back(asked, self._clock.now()))
+            now = self._clock.now()
+            decision = self._join.give_back(asked, now)
+            if self._log is not None:
+                self._log.asked(asked, now, decision)
+            self._carry_out(decision)
 
     def _outcome_of(self, unit: Unit, is_satisfied: Any, output: Any) -> Outcome:
         """Where what the task said of one flow goes."""

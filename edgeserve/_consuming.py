@@ -23,11 +23,13 @@ from edgeserve._broker.inbox import Inbox
 from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
 from edgeserve._core.clock import pause_ms
+from edgeserve._core.flows import message_key
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
+from edgeserve._log.recording import LogTarget, StepLog, make_head
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
@@ -43,6 +45,9 @@ U = TypeVar("U")
 
 _log = logging.getLogger("edgeserve.operator")
 
+# What was given up has a record of its own.
+_LOGGED_OTHERWISE = (None, Fate.FAILED)
+
 # Flows come in messages of their own, of which so many are taken in at a time.
 _OPENED_AT_ONCE = 32
 
@@ -54,6 +59,17 @@ class Consuming(Operator[T]):
     _escalates_by: int | None = None
     """The output by which examples go on to the next model of a cascade."""
 
+    # When to step again without an arrival: as something is to be served, and as it is to be looked at.
+    _wake_steady_ms: float | None = None
+    _look_steady_ms: float | None = None
+    # Since when nothing has come, and when that has been for too long.
+    _idle_from_ms: float | None = None
+    _over_steady_ms: float | None = None
+    _is_over = False
+    _tenure: int | None = None
+    _served: ServedIds | None = None
+    _log: StepLog | None = None
+
     def __init__(
         self,
         name: str,
@@ -62,6 +78,7 @@ class Consuming(Operator[T]):
         values: Values,
         errors: ErrorPolicy,
         plan: Plan,
+        log: LogTarget,
         *,
         outputs: Sequence[Outputs] = (),
         deduplicate: Deduplicate | None = None,
@@ -82,18 +99,11 @@ class Consuming(Operator[T]):
         self._arrivals: deque[Example] = deque()
         # What of it was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
-        self._wake_steady_ms: float | None = None
-        self._look_steady_ms: float | None = None
-        # Since when nothing has come, and when that has been for too long.
-        self._idle_from_ms: float | None = None
-        self._over_steady_ms: float | None = None
-        self._is_over = False
         self._notices = Notices(name)
-        self._tenure: int | None = None
         self._outputs = outputs
         self._outboxes: list[Outbox[Sequence[Example]]] = []
-        self._served: ServedIds | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
+            opening.callback(self._close_log)  # last: what the others do is counted
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
             subscribed = [(str(self._lease.address), topic, inputs.subscription) for topic in inputs.topics]
@@ -119,8 +129,24 @@ class Consuming(Operator[T]):
                 outbox = each.opened(connection, str(self._lease.address), self._release_all)
                 opening.callback(self._close_flushed, outbox)
                 self._outboxes.append(outbox)
+            self._open_log(log)
             self._parts = opening.pop_all()
         self._opened()
+
+    def _open_log(self, target: LogTarget) -> None:
+        topics_out = [each.topic for each in self._outputs]
+        head = make_head(self, target, self._clock, self._inputs.topics, topics_out, self._plan)
+        writer = target.open(head, self._clock)
+        if writer is not None:
+            slot_of = (lambda flow_id: self._inbox.slot(message_key(flow_id))) if self._inbox.must_ask else None
+            at_once = self._join.serves_at_once is not None
+            self._log = StepLog(writer, self._clock, payloads=target.verbose, at_once=at_once, slot_of=slot_of)
+            self._inbox.steady_ms = self._log.steady_ms
+            self._values.on_fetched = self._log.fetched
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close(self.stats)
 
     @abstractmethod
     def _call(self, job: Job) -> Any:
@@ -170,6 +196,8 @@ class Consuming(Operator[T]):
                 self._look_ahead()
             arrival = self._arrivals.popleft()
             if not self._admit(arrival):
+                if self._log is not None and arrival.fate not in _LOGGED_OTHERWISE:
+                    self._log.settled(arrival, arrival.fate)
                 return None  # settled; a moment that is due comes after what has arrived
             parameter = self._join.serves_at_once
             if parameter is not None:
@@ -203,6 +231,8 @@ class Consuming(Operator[T]):
         decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
         self._look_steady_ms = decision.look_steady_ms
+        if self._log is not None:
+            self._log.decided(arrival, now, decision)
         self._carry_out(decision)
         return self._perform(decision.job) if decision.job is not None else None
 
@@ -262,11 +292,17 @@ class Consuming(Operator[T]):
 
     def _take_next(self, at_most: int = 1) -> None:
         """Open the messages that came first."""
-        opened = self._inbox.open_next()
+        opened = self._open_one()
         while len(opened) < at_most and self._inbox.has_more:
-            opened += self._inbox.open_next()
+            opened += self._open_one()
         self._ledger.receive(opened)
         self._arrivals.extend(opened)
+
+    def _open_one(self) -> list[Example]:
+        opened = self._inbox.open_next()
+        if self._log is not None:
+            self._log.received(opened)
+        return opened
 
     def _begin_tenure(self) -> None:
         """Start with nothing, if others had the subscription meanwhile."""
@@ -274,6 +310,8 @@ class Consuming(Operator[T]):
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
             self._ledger.forget()
             self._join = self._plan.make()
+            if self._log is not None:
+                self._log.began_anew()
         self._tenure = self._inbox.tenure
 
     def _admit(self, arrival: Example) -> bool:
@@ -324,12 +362,22 @@ class Consuming(Operator[T]):
             outcomes = self._recovery.tried_batch(self._outcomes, job)
         else:
             outcomes = self._recovery.tried(partial(self._outcomes, job), job.examples)
-        return self._hand_over(outcomes) if outcomes is not UNSERVED else None
+        if outcomes is UNSERVED:
+            return None
+        if self._log is not None:
+            self._log.ran(job, outcomes)
+        return self._hand_over(outcomes)
 
     def _outcomes(self, job: Job) -> Sequence[Outcome]:
-        job.arguments = self._values.arguments(job.units)
+        if self._log is not None:
+            self._log.starts()
         try:
+            job.arguments = self._values.arguments(job.units)
             return self._finish(job, interruptibly(self._call, job))
+        except BaseException as error:
+            if self._log is not None:
+                self._log.raised(job, error)
+            raise
         finally:
             self._values.route.release()
 
@@ -402,9 +450,12 @@ class Consuming(Operator[T]):
             pause_ms(self._clock.slice_ms(until_ms))
         return False
 
-    def _forget(self, given_up: Sequence[Example]) -> None:
+    def _forget(self, given_up: Sequence[Example], reason: str) -> None:
         """Use no more what was given up: a join may use it again and again, and fail with everything it meets."""
-        self._release(self._join.give_up(given_up))
+        forgotten = self._join.give_up(given_up)
+        if self._log is not None and given_up:
+            self._log.gave_up(given_up, Fate.FAILED, reason, forgotten)
+        self._release(forgotten)
 
     def _release(self, examples: Sequence[Example]) -> None:
         """Hold no longer what a step has done with.

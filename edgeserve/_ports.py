@@ -174,6 +174,7 @@ class Values:
             each example, but for payloads that are fetched: those are not kept with the example, and decoded at each
             use.
         route: Fetches payloads that wait elsewhere, just before `decode`.
+        on_fetched: Called with each example whose payload was fetched, and the payload, or the path of its file.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class Values:
         self.gate = gate
         self.decode = decode
         self.route = Route(route)
+        self.on_fetched: Callable[[Example, Any], None] | None = None
         self._are_final = decode is None and not route.wants_urls
 
     def gated(self, example: Example) -> Any:
@@ -220,6 +222,8 @@ class Values:
         for at, example in enumerate(examples):
             if at in fetched:
                 self.route.handed_out(example, urls[at], fetched[at])
+                if self.on_fetched is not None:
+                    self.on_fetched(example, fetched[at])
                 values.append(self._decoded(example, fetched[at]))
                 continue
             if self.decode is not None and not example.is_decoded:

@@ -31,7 +31,7 @@ class GivingUp:
         dead_letters: Where they go.
         release: Holds examples no longer.
         acknowledge: Acknowledges messages.
-        forget: Called with what was given up.
+        forget: Called with what was given up, and why.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GivingUp:
         dead_letters: DeadLetters,
         release: Callable[[Sequence[Example]], None],
         acknowledge: Callable[[Sequence[Parcel]], None],
-        forget: Callable[[Sequence[Example]], None],
+        forget: Callable[[Sequence[Example], str], None],
     ) -> None:
         self._name = name
         self._policy = policy
@@ -66,7 +66,7 @@ class GivingUp:
                 self._ledger.settle([example], Fate.FAILED)
         finally:
             self._release([example for example in examples if example not in failed])
-            self._forget([example for example in failed if example.fate is Fate.FAILED])
+            self._forget([example for example in failed if example.fate is Fate.FAILED], reason)
 
     def bury(self, example: Example, reason: str) -> None:
         """Make an example a dead letter; it is done with when the broker has that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import ONLY, BatchPlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import End, Life
 from edgeserve._payload import Gate
@@ -44,7 +46,7 @@ class BatchCompute(Consuming[bytes]):
         max_time_diff_ms: How far apart the capture times in one batch may lie, ends included.
         no_overlap: Of `Compute`; here an example is in one batch in any case.
         min_interval_ms: The least time from the start of one batch to that of the next; examples wait meanwhile.
-        log_path, log_filename: As for `Compute`.
+        log_path, log_filename, log_verbose: As for `Compute`.
         acknowledge: Of the research prototype: inputs are acknowledged in any case, when the broker has what was made
             of them.
         batch_max_num_msg: How many examples a batch has at most.
@@ -83,13 +85,14 @@ class BatchCompute(Consuming[bytes]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         acknowledge: bool = True,
         batch_max_num_msg: int = 100,
         batch_max_bytes: int = 10 * 1024 * 1024,
         batch_timeout_ms: float = 10,
         *,
+        log_verbose: bool = False,
         max_waiting: int = 10_000,
         decode: Callable[[Any], Any] | None = None,
         store: PayloadStore | None = None,
@@ -102,7 +105,6 @@ class BatchCompute(Consuming[bytes]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_log(log_path=log_path, log_filename=log_filename)
         if not callable(task):
             raise UsageError(f"the task is {task!r}: expected something that can be called")
         route = RoutePolicy.from_flags(
@@ -122,6 +124,7 @@ class BatchCompute(Consuming[bytes]):
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             plan,
+            LogTarget(log_path, log_filename, log_verbose),
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 

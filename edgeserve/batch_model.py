@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS
 from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import End, Life
 from edgeserve._payload import Gate
@@ -39,7 +41,7 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         pulsar_node, topic_in_data, topic_out_destination, topic_in_signal, topic_out_signal: As for `Model`.
         gate_in_data, gate_out_destination, gate_in_signal, gate_out_signal: As for `Model`: for one flow at a time.
         header_size, ftp, ftp_memory, ftp_delete, local_ftp_path, max_time_diff_ms, no_overlap, log_path, log_filename,
-            acknowledge: As for `Model`.
+            log_verbose, acknowledge: As for `Model`.
         min_interval_ms: The least time from the start of one batch to that of the next; flows wait meanwhile.
         batch_max_num_msg: How many flows a batch has at most.
         batch_max_bytes: How many bytes of data and signals it has at most, as they travelled; a flow that has more is
@@ -81,13 +83,14 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         acknowledge: bool = True,
         batch_max_num_msg: int = 100,
         batch_max_bytes: int = 10 * 1024 * 1024,
         batch_timeout_ms: float = 10,
         *,
+        log_verbose: bool = False,
         model_id: str = "model1",
         max_waiting_flows: int = MAX_FLOWS,
         max_waiting_bytes: int = MAX_BYTES,
@@ -104,7 +107,6 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_log(log_path=log_path, log_filename=log_filename)
         super().__init__(
             task,
             pulsar_node,
@@ -121,6 +123,7 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
                 batch_max_bytes,
                 batch_timeout_ms,
             ),
+            LogTarget(log_path, log_filename, log_verbose),
             life=Life(clock, idle_timeout_ms, close_timeout_ms),
             errors=ErrorPolicy(on_error, max_retries, retry_interval_ms),
             route=RoutePolicy.from_flags(

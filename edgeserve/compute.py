@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import ComputePlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
@@ -54,7 +56,9 @@ class Compute(Consuming[bytes]):
         max_time_diff_ms: How far apart the capture times of examples may lie that are joined, ends included.
         no_overlap: Whether an example is used once at most.
         min_interval_ms: The least time from one start of the task to the next.
-        log_path, log_filename, log_verbose: Replay logs; not in this version.
+        log_path: A folder for the operator's replay log, or a `LogFolder`, which also bounds it; None: no log.
+        log_filename: What its files' names begin with; None for this operator's name and the time.
+        log_verbose: Whether payloads are logged as well, for when the log is to be run again with another task.
         drop_if_older_than_ms: Examples are not served whose capture lies further back, when they arrive and when
             they are first used. None: any age.
         join: `'latest'` runs as soon as any source is new, with the newest of each; `'nearest'` matches each example
@@ -100,7 +104,7 @@ class Compute(Consuming[bytes]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         drop_if_older_than_ms: int | None = None,
         log_verbose: bool = False,
@@ -121,7 +125,6 @@ class Compute(Consuming[bytes]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_log(log_path=log_path, log_filename=log_filename, log_verbose=log_verbose)
         route = RoutePolicy.from_flags(
             ftp=ftp, memory=ftp_memory, delete=ftp_delete, root=local_ftp_path, fetching=fetching, prefetch=prefetch
         )
@@ -152,6 +155,7 @@ class Compute(Consuming[bytes]):
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             plan,
+            LogTarget(log_path, log_filename, log_verbose),
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 

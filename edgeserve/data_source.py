@@ -15,13 +15,14 @@ from edgeserve._broker.in_flight import MAX_UNCONFIRMED, InFlight
 from edgeserve._broker.outbox import Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
 from edgeserve._core.checks import check_count
-from edgeserve._core.clock import Clock
+from edgeserve._core.clock import Clock, Now
 from edgeserve._core.ids import ID_SIZE, random_ids
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Fate
 from edgeserve._flow_ids import FlowId, check_fits, checked_header_size, id_of_flow
 from edgeserve._interrupts import interruptibly
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget, SourceLog, make_head
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate, gated_out
 from edgeserve._ports import Outputs
@@ -57,7 +58,9 @@ class DataSource(Operator[bytes]):
         gate: Called on each item; bytes-like or str (as UTF-8) is sent, None drops the item. None: items are sent
             as they are.
         topic: The topic to send to.
-        log_path, log_filename: Replay logs; not in this version.
+        log_path: A folder for the source's replay log, or a `LogFolder`, which also bounds it; None: no log.
+        log_filename: What its files' names begin with; None for this source's name and the time.
+        log_verbose: Whether payloads are logged as well, for when the log is to be run again with another task.
         event_time: Called on each item for its capture time, ms since the epoch; None: the time at which the stream
             yielded it.
         flow_id: Called on each item for the id of the flow it is of, by which a cascade matches it with what asks about
@@ -85,6 +88,8 @@ class DataSource(Operator[bytes]):
         PayloadNotStored: Raised by a step whose payload the store has no room for; its item is not sent.
     """
 
+    _log: SourceLog | None = None
+
     def __init__(
         self,
         stream: Iterable[Any],
@@ -92,9 +97,10 @@ class DataSource(Operator[bytes]):
         source_id: str,
         gate: Gate | None = None,
         topic: str = "src",
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         *,
+        log_verbose: bool = False,
         event_time: Callable[[Any], float] | None = None,
         flow_id: Callable[[Any], FlowId] | None = None,
         header_size: int | None = None,
@@ -108,7 +114,6 @@ class DataSource(Operator[bytes]):
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_log(log_path=log_path, log_filename=log_filename)
         op_from = check_name(source_id, "source_id")
         topic = one_topic(topic)
         if not isinstance(stream, Iterable):
@@ -142,6 +147,7 @@ class DataSource(Operator[bytes]):
         limits = InFlight(max_examples=max_unconfirmed)
         spool = Spool(spool_path, spool_max_bytes)
         with self._parts as opening:  # closes what is open already when the rest fails
+            opening.callback(self._close_log)  # last: what the others do is counted
             if overflow == "spool":
                 producer: Producer = SpooledProducer(spool, pulsar_node, topic, source_id)
                 opening.callback(producer.close, 0)
@@ -164,6 +170,7 @@ class DataSource(Operator[bytes]):
                 limits=limits,
             )
             opening.callback(self._close_flushed, self._outbox)
+            self._open_log(LogTarget(log_path, log_filename, log_verbose))
             self._parts = opening.pop_all()
         self._next_item = partial(next, iter(stream))
         self._opened()
@@ -173,6 +180,15 @@ class DataSource(Operator[bytes]):
         """What it took from its stream, what became of that, and what it sent; also after `close()`."""
         outbox = self._outbox
         return self._ledger.stats(sent=outbox.sent, unconfirmed=outbox.unconfirmed, sent_bytes=outbox.sent_bytes)
+
+    def _open_log(self, target: LogTarget) -> None:
+        writer = target.open(make_head(self, target, self._clock, (), (self._outputs.topic,), None), self._clock)
+        if writer is not None:
+            self._log = SourceLog(writer, self._clock, payloads=target.verbose)
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close(self.stats)
 
     def _stop_waiting(self) -> None:
         self._outbox.stop()
@@ -193,30 +209,43 @@ class DataSource(Operator[bytes]):
                 self._is_in_stream = False
         if item is End.OF_STREAM or self._is_abandoned:
             return End.OF_STREAM
-        capture_ms = self._clock.now().wall_ms
+        now = self._clock.now()
         self._ledger.take_in()
         try:
-            payload = gated_out(self._gate, item, "gate") if item is not None else None
-            if payload is not None:
-                if self._event_time is not None:
-                    capture_ms = _checked_ms(interruptibly(self._event_time, item))
-                flow_id = b""
-                if self._flow_id is not None:
-                    flow_id = id_of_flow(interruptibly(self._flow_id, item))
-                is_url = self._store is not None and len(payload) > self._store_above_bytes
-                if self._store is not None and is_url:
-                    check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
-                    payload = self._store.put(payload).encode("ascii")
-                example = self._outputs.made(self._new_id(), payload, capture_ms, flow_id=flow_id, is_url=is_url)
-                self._outbox.send(example, None)
+            payload = self._send(item, now) if item is not None else None
         except BaseException:
-            self._ledger.settle_some(1, Fate.FAILED)  # an item can't be taken from its stream again
+            self._settle_unsent(Fate.FAILED)  # an item can't be taken from its stream again
             raise
         if payload is None:
-            self._ledger.settle_some(1, Fate.GATED)
+            self._settle_unsent(Fate.GATED)
         elif not self._drops:  # then it may yet be dropped
             self._ledger.settle_some(1, Fate.USED)
         return payload
+
+    def _send(self, item: Any, now: Now) -> bytes | None:
+        """Send an item, unless the gate drops it. The payload as it travels."""
+        payload = gated_out(self._gate, item, "gate")
+        if payload is None:
+            return None
+        capture_ms = now.wall_ms
+        if self._event_time is not None:
+            capture_ms = _checked_ms(interruptibly(self._event_time, item))
+        flow_id = b"" if self._flow_id is None else id_of_flow(interruptibly(self._flow_id, item))
+        is_url = self._store is not None and len(payload) > self._store_above_bytes
+        if self._store is not None and is_url:
+            check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
+            payload = self._store.put(payload).encode("ascii")
+        example_id = self._new_id()
+        example = self._outputs.made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
+        self._outbox.send(example, None)
+        if self._log is not None:
+            self._log.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
+        return payload
+
+    def _settle_unsent(self, fate: Fate) -> None:
+        self._ledger.settle_some(1, fate)
+        if self._log is not None:
+            self._log.unsent(fate)
 
     def _new_id(self) -> bytes:
         if not self._ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,7 +12,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.plans import ONLY, ComputePlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._deduplicate import Deduplicate
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
@@ -46,7 +48,7 @@ class Materialize(Consuming[T]):
         local_ftp_path: The folder of this node's own payloads, where its FTP server serves it; fetched files go to
             `local_ftp_path/HOST/`.
         topic: The topic to read, or several.
-        log_path, log_filename: Replay logs; not in this version.
+        log_path, log_filename, log_verbose: As for `Compute`.
         sink_id: This operator's name, and that of its subscription.
         with_flow_id: Whether the function gets a pair: the flow id (bytes, without padding; b"" where there is none),
             and what it gets otherwise. For the answers of a cascade.
@@ -79,9 +81,10 @@ class Materialize(Consuming[T]):
         ftp_delete: bool = False,
         local_ftp_path: str = DEFAULT_FTP_PATH,
         topic: str | Sequence[str] = "dst",
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         *,
+        log_verbose: bool = False,
         sink_id: str = "my-sub",
         with_flow_id: bool = False,
         decode: Callable[[Any], Any] | None = None,
@@ -98,7 +101,6 @@ class Materialize(Consuming[T]):
         route = RoutePolicy.from_flags(
             ftp=ftp, memory=False, delete=ftp_delete, root=local_ftp_path, fetching=fetching, prefetch=prefetch
         )
-        refuse_log(log_path=log_path, log_filename=log_filename)
         if not callable(materialize):
             raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
         if not isinstance(sink_id, str) or not sink_id or "\0" in sink_id:
@@ -115,6 +117,7 @@ class Materialize(Consuming[T]):
             Values(gate, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             ComputePlan({ONLY: ""}),
+            LogTarget(log_path, log_filename, log_verbose),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
 

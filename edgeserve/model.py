@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.flows import MAX_BYTES, MAX_FLOWS
 from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._later import refuse_log
+from edgeserve._log.folder import LogFolder
+from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
@@ -62,7 +64,7 @@ class Model(Cascading[bytes]):
             also how far apart the captures of data and its signal may lie.
         no_overlap: Of the research prototype: data is answered once in any case.
         min_interval_ms: The least time from one start of the task to the next; flows wait meanwhile, and none is lost.
-        log_path, log_filename: Replay logs; not in this version.
+        log_path, log_filename, log_verbose: As for `Compute`.
         acknowledge: Of the research prototype: inputs are acknowledged in any case, when the broker has what was made
             of them.
         receiver_queue_size: How many messages are fetched ahead of the task.
@@ -113,11 +115,12 @@ class Model(Cascading[bytes]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | None = None,
+        log_path: str | os.PathLike[str] | LogFolder | None = None,
         log_filename: str | None = None,
         acknowledge: bool = True,
         receiver_queue_size: int = 10_000,
         *,
+        log_verbose: bool = False,
         max_waiting_flows: int = MAX_FLOWS,
         max_waiting_bytes: int = MAX_BYTES,
         send_unsatisfied: bool = False,
@@ -133,7 +136,6 @@ class Model(Cascading[bytes]):
         idle_timeout_ms: float | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
-        refuse_log(log_path=log_path, log_filename=log_filename)
         check_count("receiver_queue_size", receiver_queue_size)
         check_takes(task, ("data",) if topic_in_signal is None else ("data", "signal"))
         super().__init__(
@@ -145,6 +147,7 @@ class Model(Cascading[bytes]):
             FlowPlan(
                 topic_in_signal is not None, max_time_diff_ms, min_interval_ms, max_waiting_flows, max_waiting_bytes
             ),
+            LogTarget(log_path, log_filename, log_verbose),
             life=Life(clock, idle_timeout_ms, close_timeout_ms),
             errors=ErrorPolicy(on_error, max_retries, retry_interval_ms),
             route=RoutePolicy.from_flags(

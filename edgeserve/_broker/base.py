@@ -54,12 +54,24 @@ class Delivery:
         payload: Its bytes.
         event_ms: Its capture time; None if the sender gave none.
         publish_ms: When it was sent, ms since the epoch.
+        received_steady_ms: When it was received, where that is asked for; else 0.
         key: Its key, or None.
         properties: What its sender marked it with.
         tenure: That of the consumer when it received this (`Consumer.tenure`).
     """
 
-    __slots__ = ("_native_id", "event_ms", "handle", "key", "payload", "properties", "publish_ms", "tenure", "topic")
+    __slots__ = (
+        "_native_id",
+        "event_ms",
+        "handle",
+        "key",
+        "payload",
+        "properties",
+        "publish_ms",
+        "received_steady_ms",
+        "tenure",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -79,6 +91,7 @@ class Delivery:
         self.payload = payload
         self.event_ms = event_ms
         self.publish_ms = publish_ms
+        self.received_steady_ms = 0.0
         self.key = key
         self.properties = properties
         self.tenure = tenure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
@@ -28,6 +28,8 @@ class Inbox:
     def __init__(self, consumer: Consumer, roles: Mapping[str, str] | None = None, header_size: int = 0) -> None:
         self._consumer = consumer
         self._roles = roles
+        self.steady_ms: Callable[[], float] | None = None
+        """What messages are marked with the time of, as they come; None: they are not."""
         self._header_size = header_size
         # A flow id that its outputs can't carry is of no use to an operator of flows.
         self._longest = header_size if roles is not None and header_size else None
@@ -66,6 +68,10 @@ class Inbox:
         deliveries = self._deliveries
         if not deliveries:
             deliveries.extend(self._consumer.receive(timeout_ms))
+            if self.steady_ms is not None and deliveries:
+                received_ms = self.steady_ms()
+                for delivery in deliveries:
+                    delivery.received_steady_ms = received_ms
         tenure = self._consumer.tenure
         while deliveries and deliveries[0].tenure != tenure:
             deliveries.popleft()  # it has gone to another consumer since, or comes again

@@ -57,6 +57,10 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+steady_s = time.monotonic
+"""The same in seconds, at half the cost, for what is asked twice a step."""
+
+
 def steady_ms() -> float:
     """Ms since some moment; never goes back."""
     return time.monotonic() * 1000

@@ -80,6 +80,7 @@ class Example:
         value: What travelled, then what `gate_in` made of it.
         capture_ms: When it was captured, ms since the epoch.
         arrived_steady_ms: When a join took it in.
+        number: How many arrived before it, where a log is written.
         parcel: The message it came in; None where there is no broker.
         data: The bytes it came as, for when it has to be given up.
         malformed: Why these bytes are no example, if they are none.
@@ -98,6 +99,7 @@ class Example:
     malformed: str | None = None
     is_url = False
     arrived_steady_ms = 0.0
+    number = 0
     twins: list[Parcel] | None = None
     is_decoded = False
     is_prefetched = False

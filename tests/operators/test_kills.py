@@ -70,9 +70,10 @@ def test_every_example_passes_a_compute_that_is_killed_and_a_deduplicating_sink_
 
     computes = [start() for _ in range(replicas)]
     for _ in range(kills):
-        feed.send_part()
-        # Of both together, as the one that is there first may have fetched all.
+        # Of both together, as the one that is there first may have fetched all; counted before the part is sent, of
+        # which they may have served everything when it is.
         quota = sum(compute.lines() for compute in computes) + dice.randrange(1, examples // kills // 2)
+        feed.send_part()
         until(lambda quota=quota: sum(compute.lines() for compute in computes) > quota, "they are at work")
         victim = dice.randrange(replicas)
         time.sleep(dice.random() / 100)  # a moment of no meaning

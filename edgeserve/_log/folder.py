@@ -1,0 +1,139 @@
+"""Where replay logs are kept, how large they become, and what their files are called."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from edgeserve._core.checks import check_count
+from edgeserve.errors import UsageError
+
+_LEAST_FILE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class LogFolder:
+    """A folder for replay logs, and how much of it one operator's run may fill. Give it as `log_path=`.
+
+    Attributes:
+        path: The folder; it is made where there is none.
+        max_file_bytes: How large a file becomes before the next one is begun; 64 KiB or more.
+        max_bytes: How much the files of one run may hold together: beyond it the oldest are removed. What is left can
+            be read, but not run again, as a join's past is gone. None: any number.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+
+    path: str | os.PathLike[str]
+    max_file_bytes: int = 64 * 1024 * 1024
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, os.PathLike)) or not str(self.path):
+            raise UsageError(f"log_path is {self.path!r}: expected the path of a folder")
+        check_count("max_file_bytes", self.max_file_bytes, least=_LEAST_FILE_BYTES)
+        if self.max_bytes is not None:
+            check_count("max_bytes", self.max_bytes, least=2 * self.max_file_bytes)
+
+
+class LogFiles:
+    """The files of one run, of which the last one is written to.
+
+    Args:
+        folder: Where they are.
+        stem: What their names begin with.
+        suffix: What they end with.
+
+    Raises:
+        UsageError: There can be no files in the folder, or none of this name.
+    """
+
+    def __init__(self, folder: LogFolder, stem: str, suffix: str) -> None:
+        if not stem or Path(stem).name != stem or "\0" in stem:
+            raise UsageError(f"log_filename is {stem!r}: expected the name of a file, without a folder")
+        self._folder = folder
+        self._path = Path(folder.path)
+        self._stem = stem
+        self._suffix = suffix
+        self._number = 0
+        self._mine: list[tuple[Path, int]] = []
+        self.part = 0
+        """Which file of the run is written to, from 1."""
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._file = self._next_file()
+        except OSError as error:
+            raise UsageError(f"log_path: no log can be written to {self._path}: {error.strerror or error}") from error
+        self.size = 0
+        """The bytes of that file."""
+
+    @property
+    def path(self) -> Path:
+        """The file that is written to."""
+        return Path(os.fsdecode(self._file.name))
+
+    def _next_file(self) -> FileIO:
+        """A new file: `STEM.SUFFIX`, or `STEM.2.SUFFIX` and so on where that is there, from this run or another one."""
+        while True:
+            self._number += 1
+            number = f".{self._number}" if self._number > 1 else ""
+            try:
+                file = FileIO(self._path / f"{self._stem}{number}{self._suffix}", "xb")
+            except FileExistsError:
+                continue
+            self.part += 1
+            return file
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next block belongs into another file."""
+        return self.size >= self._folder.max_file_bytes
+
+    def begin_next(self) -> None:
+        """Close the file and begin another one; remove the oldest if they are too large together.
+
+        Raises:
+            OSError: As the disk says. The file before is written to until there is another one.
+        """
+        following = self._next_file()
+        self._mine.append((self.path, self.size))
+        self._file.close()
+        self._file, self.size = following, 0
+        if self._folder.max_bytes is not None:
+            room = self._folder.max_bytes - self._folder.max_file_bytes
+            while self._mine and sum(size for _, size in self._mine) > room:
+                self._mine.pop(0)[0].unlink(missing_ok=True)
+
+    def append(self, data: bytes) -> None:
+        """Write all of it, or nothing.
+
+        Raises:
+            OSError: As the disk says.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self.size)
+            self._file.seek(self.size)
+            raise
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
+
+def stem_of(operator: str, started: str) -> str:
+    """What the files of an operator's run begin with, unless the user says it.
+
+    Args:
+        operator: Its name, in which anything may be.
+        started: When it began, as text.
+    """
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', operator).lstrip('.') or '_'}-{started}"

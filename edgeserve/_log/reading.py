@@ -1,0 +1,176 @@
+"""Reads the files of replay logs, block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgpack
+import xxhash
+
+from edgeserve._log.records import OTHER_SUFFIXES, SCHEMA, SUFFIXES, Head
+from edgeserve._log.writer import FORMAT
+from edgeserve.errors import UsageError
+
+_CHUNK_BYTES = 1 << 20
+_LARGEST_BLOCK = 1 << 31
+
+_LOG_SUFFIXES = frozenset({*SUFFIXES.values(), *OTHER_SUFFIXES})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some records, and both clocks of the moment at which they were written.
+
+    Attributes:
+        wall_ms: ms since the epoch.
+        steady_ms: The same moment, on the steady clock of the records.
+        records: Tuples; `KINDS[record[0]](*record)` has their fields by name.
+    """
+
+    wall_ms: int
+    steady_ms: float
+    records: Sequence[tuple[Any, ...]]
+
+
+class LogFile:
+    """One file of a log.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        head: What it begins with.
+        torn_bytes: How many bytes at its end are no whole block, once it was read to its end: those that were being
+            written when the process or the machine died.
+
+    Raises:
+        UsageError: It is no log, or of a version that this one does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn_bytes = 0
+        try:
+            with path.open("rb") as file:
+                self.head = _head_of(next(_unpacked(file)[1], None), path)
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+
+    def blocks(self) -> Iterator[Block]:
+        """Its records, in order. Ends where a block is torn, or is not what was written."""
+        with self.path.open("rb") as file:
+            unpacker, values = _unpacked(file)
+            next(values)
+            whole_bytes = unpacker.tell()
+            for value in values:
+                block = _block_of(value)
+                if block is None:
+                    break
+                yield block
+                whole_bytes = unpacker.tell()
+            self.torn_bytes = os.fstat(file.fileno()).st_size - whole_bytes
+
+
+def _unpacked(file: BinaryIO) -> tuple[Any, Iterator[Any]]:
+    """An unpacker of the file, and the values in it; they end where the bytes are no msgpack."""
+    unpacker = msgpack.Unpacker(
+        file, use_list=False, read_size=_CHUNK_BYTES, max_buffer_size=_LARGEST_BLOCK, strict_map_key=False
+    )
+
+    def values() -> Iterator[Any]:
+        try:
+            yield from unpacker
+        except (ValueError, msgpack.UnpackException):
+            return
+
+    return unpacker, values()
+
+
+def _head_of(value: Any, path: Path) -> Head:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UsageError(f"{path} is no replay log of edgeserve: those of the research prototype can't be read")
+    schema = value.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise UsageError(f"{path} has schema {schema!r}; this version reads up to {SCHEMA}: install a newer one")
+    known = {each.name for each in fields(Head)}
+    try:
+        return Head(**{name: each for name, each in value.items() if name in known})
+    except TypeError as error:
+        raise UsageError(f"{path} has a head that is none: {error}") from error
+
+
+def _block_of(value: Any) -> Block | None:
+    try:
+        checksum, body = value
+        if xxhash.xxh64_intdigest(body) != checksum:
+            return None
+        return Block(*msgpack.unpackb(body, use_list=False, strict_map_key=False))
+    except (TypeError, ValueError, msgpack.UnpackException):
+        return None
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """One run of one operator: its files, in order.
+
+    Attributes:
+        head: That of the first of them.
+        files: The files.
+    """
+
+    head: Head
+    files: Sequence[LogFile]
+
+    @property
+    def is_from_start(self) -> bool:
+        """Whether its first file is there, and all that follow it up to the last."""
+        return [file.head.part for file in self.files] == list(range(1, len(self.files) + 1))
+
+    def blocks(self) -> Iterator[Block]:
+        """Its records, in order."""
+        for file in self.files:
+            yield from file.blocks()
+
+    @property
+    def torn_bytes(self) -> int:
+        """How many bytes were torn, as far as the files were read."""
+        return sum(file.torn_bytes for file in self.files)
+
+
+def find_runs(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[LoggedRun]:
+    """The runs whose files these are, or which are in these folders and the folders in them; the earliest first.
+
+    Raises:
+        UsageError: There is no such file or folder, no log in it, or one that can't be read.
+    """
+    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
+    found: dict[str, list[LogFile]] = {}
+    for file_path in sorted({file for each in paths for file in _log_files(each)}):
+        file = LogFile(file_path)
+        found.setdefault(file.head.run, []).append(file)
+    if not found:
+        raise UsageError(
+            f"there is no replay log in {', '.join(map(str, paths))}: expected files that end with "
+            f"{', '.join(sorted(_LOG_SUFFIXES))}"
+        )
+    runs = [sorted(files, key=lambda file: file.head.part) for files in found.values()]
+    return sorted((LoggedRun(files[0].head, files) for files in runs), key=lambda run: run.head.started_ms)
+
+
+def _log_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UsageError(f"there is no replay log at {path}: expected a file or a folder")
+    return [each for each in path.rglob("*") if each.suffix in _LOG_SUFFIXES and each.is_file() and _is_log(each)]
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file in a folder is one of ours: other programs have files that end with `.log`, too."""
+    with path.open("rb") as file:
+        return FORMAT.encode() in file.read(64)

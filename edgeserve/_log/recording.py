@@ -1,0 +1,388 @@
+"""Turns what an operator does into the records of its replay log.
+
+The steps call these methods, and they cost a step as little as can be: they read what is there, and leave the rest to
+the thread that writes and to whoever reads.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from edgeserve._core.asking import Ask
+from edgeserve._core.clock import SYSTEM_CLOCK, Clock, Now, steady_ms, steady_s
+from edgeserve._core.ids import ID_SIZE
+from edgeserve._core.ledger import Stats
+from edgeserve._core.plans import Plan
+from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
+from edgeserve._log.folder import LogFiles, LogFolder, stem_of
+from edgeserve._log.records import (
+    ANEW,
+    ARRIVED,
+    ASKED,
+    DECIDED,
+    ENDED,
+    FETCHED,
+    GIVEN_UP,
+    RAN,
+    SENT,
+    SENT_MORE,
+    SERVED,
+    SETTLED,
+    SUFFIXES,
+    UNSENT,
+    Head,
+    Sent,
+    Served,
+)
+from edgeserve._log.writer import MOST_FIELDS, LogWriter
+
+_NO_ID = bytes(ID_SIZE)
+_FIRST = (0,)
+
+
+class Records(Protocol):
+    """What takes records."""
+
+    def add(self, record: Sequence[Any], size: int = 0) -> None:
+        """Take a record. `size`: the bytes of the payloads in it."""
+
+    def many(self, kind: int, width: int) -> list[Any]:
+        """A list for the fields of records that are nothing else; see `MOST_FIELDS`."""
+
+    def lose(self) -> None:
+        """Count a record that found no room in such a list."""
+
+    def close(self) -> None:
+        """There are no more."""
+
+
+@dataclass(frozen=True)
+class LogTarget:
+    """What an operator's arguments say about its log.
+
+    Attributes:
+        path: The folder; None for no log.
+        filename: What the files' names begin with; None for the operator's name and the time.
+        verbose: Whether payloads are logged.
+    """
+
+    path: str | os.PathLike[str] | LogFolder | None = None
+    filename: str | None = None
+    verbose: bool = False
+
+    def open(self, head: Head, clock: Clock) -> LogWriter | None:
+        """What writes the log, if there is to be one.
+
+        Raises:
+            UsageError: The arguments are wrong, or no log can be written there.
+        """
+        if self.path is None:
+            return None
+        folder = self.path if isinstance(self.path, LogFolder) else LogFolder(self.path)
+        started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
+        stem = self.filename
+        if stem is None:
+            stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
+        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+
+
+class Named(Protocol):
+    """An operator, as far as a log's head goes."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+def make_head(
+    operator: Named,
+    target: LogTarget,
+    clock: Clock,
+    topics_in: Sequence[str],
+    topics_out: Sequence[str],
+    plan: Plan | None,
+) -> Head:
+    """The head of a run that begins now; a source has no plan."""
+    return Head(
+        run=uuid.uuid4().hex,
+        part=1,
+        operator=operator.name,
+        operator_class=next(each.__name__ for each in type(operator).__mro__ if each.__name__ in SUFFIXES),
+        topics_in=topics_in,
+        topics_out=topics_out,
+        plan_kind=plan.kind if plan is not None else "",
+        plan=_fields_of(plan) if plan is not None else {},
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_ms=clock.now().wall_ms,
+        has_payloads=target.verbose,
+    )
+
+
+def _fields_of(plan: Any) -> dict[str, Any]:
+    fields = asdict(plan)
+    if "parameters" in fields:
+        fields["parameters"] = dict(plan.parameters)
+    return fields
+
+
+class StepLog:
+    """Records the steps of an operator that receives.
+
+    Args:
+        records: What takes the records.
+        clock: The operator's.
+        payloads: Whether payloads are recorded.
+        at_once: Whether the operator serves what arrives at once, and asks no join.
+        slot_of: The broker's slot of a flow, where slots matter.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        clock: Clock,
+        *,
+        payloads: bool,
+        at_once: bool,
+        slot_of: Callable[[bytes], int] | None = None,
+    ) -> None:
+        self._records = records
+        self._add = records.add
+        self.steady_ms = _steady_of(clock)
+        self._payloads = payloads
+        self._steady_s = _steady_s_of(clock)
+        self._at_once = at_once
+        self._is_short = at_once and not payloads
+        self._served = records.many(SERVED, len(Served._fields))
+        self._slot_of = slot_of
+        self._count = 0
+        self._job: Job | None = None
+        self._start_s: float | None = None
+        self._called_s: float | None = None
+
+    def received(self, examples: Sequence[Example]) -> None:
+        """The examples of one message were opened."""
+        first = self._count
+        self._count = first + len(examples)
+        parcel = examples[0].parcel
+        if parcel is None:
+            raise RuntimeError(f"{examples[0]} came in no message")
+        delivery = parcel.delivery
+        now_ms = 1000 * self._steady_s()
+        received_ms = delivery.received_steady_ms or now_ms
+        message = (ARRIVED, now_ms, received_ms, delivery.topic, delivery.publish_ms, first, parcel.is_pack)
+        if len(examples) == 1:
+            self._received_one(examples[0], message)
+            return
+        for number, example in enumerate(examples, first):
+            example.number = number
+        sources = [example.source for example in examples]
+        flow_ids = [example.header for example in examples]
+        sizes = [len(example.data) for example in examples]
+        record = (
+            *message,
+            b"".join([example.id or _NO_ID for example in examples]),
+            [example.capture_ms for example in examples],
+            sources[0] if sources.count(sources[0]) == len(sources) else sources,
+            flow_ids if any(flow_ids) else None,
+            sizes,
+            [place for place, example in enumerate(examples) if example.is_url] or None,
+            [bytes(example.value) for example in examples] if self._payloads else None,
+            [self._slot_of(flow_id) for flow_id in flow_ids] if self._slot_of is not None else None,
+        )
+        self._add(record, sum(sizes))
+
+    def _received_one(self, example: Example, message: tuple[Any, ...]) -> None:
+        """The same without lists, for what comes in messages of its own."""
+        example.number = message[5]
+        flow_id, size = example.header, len(example.data)
+        record = (
+            *message,
+            example.id or _NO_ID,
+            (example.capture_ms,),
+            example.source,
+            (flow_id,) if flow_id else None,
+            (size,),
+            _FIRST if example.is_url else None,
+            (bytes(example.value),) if self._payloads else None,
+            (self._slot_of(flow_id),) if self._slot_of is not None else None,
+        )
+        self._add(record, size)
+
+    def settled(self, example: Example, fate: Fate) -> None:
+        """An arrival was settled before a join saw it."""
+        self._add((SETTLED, example.number, fate.value, self.steady_ms()))
+
+    def decided(self, arrival: Example | None, now: Now, decision: Decision) -> None:
+        """A join decided."""
+        job = decision.job
+        self._job = job
+        self._add(
+            (
+                DECIDED,
+                arrival.number if arrival is not None else None,
+                now.wall_ms,
+                now.steady_ms,
+                [(example.number, fate.value) for example, fate in decision.fates],
+                [[example.number for example in unit.values()] for unit in job.units] if job is not None else None,
+                [example.number for example in decision.given_back],
+                decision.wake_steady_ms,
+                decision.look_steady_ms,
+            )
+        )
+
+    def starts(self) -> None:
+        """The task is about to run, and its payloads to be fetched. Again and again, where it is tried again."""
+        if self._start_s is None:
+            self._start_s = self._steady_s()
+        self._called_s = None
+
+    def fetched(self, example: Example, payload: Any) -> None:
+        """A payload was fetched for the task."""
+        self._called_s = self._steady_s()
+        if self._payloads and isinstance(payload, bytes):
+            self._add((FETCHED, example.number, payload), len(payload))
+
+    def ran(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """The task has returned, and its gates with it."""
+        if self._is_short and self._called_s is None:
+            self._has_served(job.examples[0].number, outcomes[0])
+        else:
+            self._has_run(job, outcomes)
+
+    def _has_served(self, number: int, outcome: Outcome) -> None:
+        served = self._served
+        if len(served) < MOST_FIELDS:
+            payload = outcome.payload
+            size = 0 if payload is None else len(payload)
+            served.extend((number, self._start_s, self._steady_s(), outcome.output_id, size))
+        else:
+            self._records.lose()
+        self._start_s = None
+
+    def _has_run(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        start_ms, fetch_ms, finish_ms = self._times_ms()
+        outputs = [
+            (
+                outcome.output_id,
+                outcome.port,
+                len(outcome.payload or b""),
+                None if outcome.examples is job.examples else [example.number for example in outcome.examples],
+                outcome.payload if self._payloads else None,
+            )
+            for outcome in outcomes
+        ]
+        number = job.examples[0].number if self._at_once else None
+        size = sum([output[2] for output in outputs]) if self._payloads else 0
+        self._add((RAN, number, start_ms, fetch_ms, finish_ms, None, None, outputs), size)
+
+    def _times_ms(self) -> tuple[float, float, float]:
+        """When the run of the task that is over started, how long its fetches took, and the time."""
+        finish_s = self._steady_s()
+        start_s = self._start_s if self._start_s is not None else finish_s
+        fetch_s = self._called_s - start_s if self._called_s is not None else 0.0
+        self._start_s = None
+        return 1000 * start_s, 1000 * fetch_s, 1000 * finish_s
+
+    def raised(self, job: Job, error: BaseException) -> None:
+        """The task, its fetches or its gates have raised."""
+        start_ms, fetch_ms, finish_ms = self._times_ms()
+        reason = f"{type(error).__name__}: {error}"
+        number = job.examples[0].number if self._at_once else None
+        is_other = job is not self._job and not self._at_once
+        numbers = [example.number for example in job.examples] if is_other else None
+        self._add((RAN, number, start_ms, fetch_ms, finish_ms, reason, numbers, ()))
+
+    def gave_up(self, examples: Sequence[Example], fate: Fate, reason: str, forgotten: Sequence[Example]) -> None:
+        """Inputs were given up after an error, and the join uses some of them no more."""
+        self._add(
+            (
+                GIVEN_UP,
+                [example.number for example in examples],
+                fate.value,
+                reason,
+                [example.number for example in forgotten],
+                self.steady_ms(),
+            )
+        )
+
+    def began_anew(self) -> None:
+        """Others had the subscription meanwhile."""
+        self._add((ANEW, self.steady_ms()))
+
+    def asked(self, asked: Sequence[bytes], now: Now, decision: Decision) -> None:
+        """Other replicas have asked for what is held."""
+        given_back = [example.number for example in decision.given_back]
+        asks = [ask for ask in map(Ask.decode, asked) if ask is not None] if self._slot_of is not None else ()
+        slots = {ask.flow_id: self._slot_of(ask.flow_id) for ask in asks} if self._slot_of is not None else {}
+        self._add((ASKED, list(asked), slots, now.wall_ms, now.steady_ms, given_back))
+
+    def close(self, stats: Stats) -> None:
+        """The operator was closed."""
+        self._add(_ended(self.steady_ms(), stats))
+        self._records.close()
+
+
+class SourceLog:
+    """Records what a source sends.
+
+    Args:
+        records: What takes the records.
+        clock: The operator's.
+        payloads: Whether payloads are recorded.
+    """
+
+    def __init__(self, records: Records, clock: Clock, *, payloads: bool) -> None:
+        self._records = records
+        self._add = records.add
+        self.steady_ms = _steady_of(clock)
+        self._steady_s = _steady_s_of(clock)
+        self._payloads = payloads
+        self._sent = records.many(SENT, len(Sent._fields))
+        self._count = 0
+
+    def sent(
+        self, example_id: bytes, capture_ms: int, taken_ms: float, payload: bytes, flow_id: bytes, *, is_url: bool
+    ) -> None:
+        """An example was handed over to be sent."""
+        number = self._count
+        self._count = number + 1
+        sent = self._sent
+        if len(sent) > MOST_FIELDS:
+            self._records.lose()
+            return
+        sent.extend((number, example_id, capture_ms, taken_ms, self._steady_s(), len(payload)))
+        if flow_id or is_url or self._payloads:
+            logged = payload if self._payloads else None
+            self._add((SENT_MORE, number, flow_id, is_url, logged), len(payload))
+
+    def unsent(self, fate: Fate) -> None:
+        """An item was dropped by the gate, or something raised."""
+        number = self._count
+        self._count = number + 1
+        self._add((UNSENT, number, fate.value, self.steady_ms()))
+
+    def close(self, stats: Stats) -> None:
+        """The source was closed."""
+        self._add(_ended(self.steady_ms(), stats))
+        self._records.close()
+
+
+def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:
+    fates = {fate.value: count for fate, count in stats.fates.items()}
+    return (ENDED, now_ms, stats.received, stats.held, stats.sent, fates)
+
+
+def _steady_of(clock: Clock) -> Callable[[], float]:
+    """The steady clock alone, which costs a quarter of reading both."""
+    return steady_ms if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms
+
+
+def _steady_s_of(clock: Clock) -> Callable[[], float]:
+    return steady_s if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms / 1000
