@@ -18,7 +18,7 @@ from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import Life
 from edgeserve._payload import Gate
-from edgeserve._ports import Inputs, OutGate, Outputs, Values
+from edgeserve._ports import Inputs, OutGate, Outputs, Values, Work
 from edgeserve._route import KeptOutputs, RoutePolicy
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
@@ -63,103 +63,27 @@ class Gates:
     next_signal: Gate | None
 
 
-class Cascading(Consuming[T]):
-    """The base of a cascade's models."""
+class Answers:
+    """What becomes of a model's answers: they go to the destination, or to the next model.
+
+    Args:
+        gates: Make the bytes to send of them.
+        kept: Where they stay, in file mode.
+        ids: Of the outputs.
+        has_next: Whether there is a next model.
+        send_unsatisfied: Whether, where there is none, what the task is not satisfied with is sent all the same.
+    """
 
     def __init__(
-        self,
-        task: Callable[..., Any],
-        pulsar_node: Address,
-        name: str,
-        topics: Topics,
-        gates: Gates,
-        plan: FlowPlan,
-        log: LogTarget,
-        *,
-        life: Life,
-        errors: ErrorPolicy,
-        route: RoutePolicy,
-        decode: Callable[[Any], Any] | None,
-        decode_signal: Callable[[Any], Any] | None,
-        store: PayloadStore | None,
-        header_size: int | None,
-        queue_size: int,
-        packing: bool | None,
-        send_unsatisfied: bool,
+        self, gates: Gates, kept: KeptOutputs, ids: DerivedIds, *, has_next: bool, send_unsatisfied: bool
     ) -> None:
-        """Open what it takes."""
-        if not callable(task):
-            raise UsageError(f"the task is {task!r}: expected something that can be called")
-        if not isinstance(send_unsatisfied, bool):
-            raise UsageError(f"send_unsatisfied is {send_unsatisfied!r}: expected True or False")
-        if send_unsatisfied and topics.next_signal is not None:
-            raise UsageError("send_unsatisfied= is for the last model: this one has a topic_out_signal")
-        op_from = check_name(name, "model_id")
-        has_flows = topics.signal is not None or topics.next_signal is not None
-        header = checked_header_size(header_size, least=1 if has_flows else 0)
-        kept = KeptOutputs(store, route)
-        self._task = task
-        self._ids = DerivedIds(op_from)
         self._to_destination = OutGate(gates.destination, "gate_out_destination", kept)
         self._to_signal = OutGate(gates.next_signal, "gate_out_signal", kept)
-        self._has_next = topics.next_signal is not None
+        self._ids = ids
+        self._has_next = has_next
         self._sends_unsatisfied = send_unsatisfied
-        self._escalates_by = _NEXT if self._has_next else None
-        outputs = [Outputs(one_topic(topics.destination), op_from, packing, header_size=header)]
-        if topics.next_signal is not None:
-            outputs.append(
-                Outputs(one_topic(topics.next_signal), op_from, packing, header_size=header, is_shared_by_flow=True)
-            )
-        roles = {one_topic(topics.data): DATA}
-        if topics.signal is not None:
-            roles[one_topic(topics.signal)] = SIGNAL
-        check_callables(gate_in_data=gates.data, gate_in_signal=gates.signal)
-        check_callables(decode=decode, decode_signal=decode_signal)
-        super().__init__(
-            name,
-            life,
-            Inputs(
-                pulsar_node,
-                list(roles),
-                name,
-                Share.KEY,
-                task,
-                roles=roles,
-                header_size=header,
-                queue_size=queue_size,
-            ),
-            Values(_by_role(data=gates.data, signal=gates.signal), _by_role(data=decode, signal=decode_signal), route),
-            errors,
-            plan,
-            log,
-            outputs=outputs,
-        )
-        self._share_flows(plan)
 
-    def _share_flows(self, plan: FlowPlan) -> None:
-        if not isinstance(self._join, FlowJoin):
-            return
-        if self._inbox.must_ask:
-            self._join.slot_of = lambda flow_id: self._inbox.slot(message_key(flow_id))
-            self._inbox.ask([HELLO])
-        limit = self._inbox.max_unacknowledged
-        if plan.has_signal and limit is not None and plan.max_waiting_flows + self._inputs.queue_size > limit:
-            self.close()
-            raise UsageError(
-                f"max_waiting_flows={plan.max_waiting_flows} and {self._inputs.queue_size} messages fetched ahead are "
-                f"more than the {limit} that this broker lets one consumer hold: let fewer wait"
-            )
-
-    def _answer_asks(self) -> None:
-        asked = self._inbox.asked()
-        if asked and isinstance(self._join, FlowJoin):
-            now = self._clock.now()
-            decision = self._join.give_back(asked, now)
-            if self._log is not None:
-                self._log.asked(asked, now, decision)
-            self._carry_out(decision)
-
-    def _outcome_of(self, unit: Unit, is_satisfied: Any, output: Any) -> Outcome:
+    def outcome_of(self, unit: Unit, is_satisfied: Any, output: Any) -> Outcome:
         """Where what the task said of one flow goes."""
         data = unit[DATA]
         examples = list(unit.values())
@@ -189,6 +113,101 @@ class Cascading(Consuming[T]):
             flow_id=data.header,
             port=port,
         )
+
+
+class Cascading(Consuming[T]):
+    """The base of a cascade's models."""
+
+    def __init__(
+        self,
+        task: Callable[..., Any],
+        make_work: Callable[[Answers], Work],
+        pulsar_node: Address,
+        name: str,
+        topics: Topics,
+        gates: Gates,
+        plan: FlowPlan,
+        log: LogTarget,
+        *,
+        life: Life,
+        errors: ErrorPolicy,
+        route: RoutePolicy,
+        decode: Callable[[Any], Any] | None,
+        decode_signal: Callable[[Any], Any] | None,
+        store: PayloadStore | None,
+        header_size: int | None,
+        queue_size: int,
+        packing: bool | None,
+        send_unsatisfied: bool,
+    ) -> None:
+        """Open what it takes."""
+        if not callable(task):
+            raise UsageError(f"the task is {task!r}: expected something that can be called")
+        if not isinstance(send_unsatisfied, bool):
+            raise UsageError(f"send_unsatisfied is {send_unsatisfied!r}: expected True or False")
+        if send_unsatisfied and topics.next_signal is not None:
+            raise UsageError("send_unsatisfied= is for the last model: this one has a topic_out_signal")
+        op_from = check_name(name, "model_id")
+        has_flows = topics.signal is not None or topics.next_signal is not None
+        header = checked_header_size(header_size, least=1 if has_flows else 0)
+        kept = KeptOutputs(store, route)
+        has_next = topics.next_signal is not None
+        answers = Answers(gates, kept, DerivedIds(op_from), has_next=has_next, send_unsatisfied=send_unsatisfied)
+        self._escalates_by = _NEXT if has_next else None
+        outputs = [Outputs(one_topic(topics.destination), op_from, packing, header_size=header)]
+        if topics.next_signal is not None:
+            outputs.append(
+                Outputs(one_topic(topics.next_signal), op_from, packing, header_size=header, is_shared_by_flow=True)
+            )
+        roles = {one_topic(topics.data): DATA}
+        if topics.signal is not None:
+            roles[one_topic(topics.signal)] = SIGNAL
+        check_callables(gate_in_data=gates.data, gate_in_signal=gates.signal)
+        check_callables(decode=decode, decode_signal=decode_signal)
+        super().__init__(
+            name,
+            life,
+            Inputs(
+                pulsar_node,
+                list(roles),
+                name,
+                Share.KEY,
+                task,
+                roles=roles,
+                header_size=header,
+                queue_size=queue_size,
+            ),
+            Values(_by_role(data=gates.data, signal=gates.signal), _by_role(data=decode, signal=decode_signal), route),
+            errors,
+            plan,
+            make_work(answers),
+            log,
+            outputs=outputs,
+        )
+        self._share_flows(plan)
+
+    def _share_flows(self, plan: FlowPlan) -> None:
+        if not isinstance(self._join, FlowJoin):
+            return
+        if self._inbox.must_ask:
+            self._join.slot_of = lambda flow_id: self._inbox.slot(message_key(flow_id))
+            self._inbox.ask([HELLO])
+        limit = self._inbox.max_unacknowledged
+        if plan.has_signal and limit is not None and plan.max_waiting_flows + self._inputs.queue_size > limit:
+            self.close()
+            raise UsageError(
+                f"max_waiting_flows={plan.max_waiting_flows} and {self._inputs.queue_size} messages fetched ahead are "
+                f"more than the {limit} that this broker lets one consumer hold: let fewer wait"
+            )
+
+    def _answer_asks(self) -> None:
+        asked = self._inbox.asked()
+        if asked and isinstance(self._join, FlowJoin):
+            now = self._clock.now()
+            decision = self._join.give_back(asked, now)
+            if self._log is not None:
+                self._log.asked(asked, now, decision)
+            self._carry_out(decision)
 
 
 def _is_true(is_satisfied: Any) -> bool:

@@ -1,7 +1,7 @@
 """What operators that receive share: a step decides, this base carries it out.
 
 A step takes one arriving example, or a moment that was waited for. Its first half, the join's, says which inputs are
-settled, what the task is to run on, and when to step again; the second (`_finish`) says what to send. Between them
+settled, what the task is to run on, and when to step again; the second, the work's, says what to send. Between them
 the base runs the task; around them it waits, counts, sends and acknowledges. An input is acknowledged when nothing
 holds it any more and the outputs made from it are confirmed.
 """
@@ -9,12 +9,11 @@ holds it any more and the outputs made from it are confirmed.
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
@@ -33,7 +32,7 @@ from edgeserve._log.recording import LogTarget, StepLog, make_head
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
-from edgeserve._ports import Inputs, Outputs, Values
+from edgeserve._ports import Inputs, Outputs, Values, Work
 from edgeserve._recovery import UNSERVED, GivingUp, Recovery
 from edgeserve.errors import EdgeServeError, PayloadTooLarge
 
@@ -53,7 +52,7 @@ _OPENED_AT_ONCE = 32
 
 
 class Consuming(Operator[T]):
-    """The base of operators that receive. They bring a plan of their join, and write `_call` and `_finish`."""
+    """The base of operators that receive. They bring a plan of their join, and their work."""
 
     _serves_batches = False
     _escalates_by: int | None = None
@@ -78,6 +77,7 @@ class Consuming(Operator[T]):
         values: Values,
         errors: ErrorPolicy,
         plan: Plan,
+        work: Work,
         log: LogTarget,
         *,
         outputs: Sequence[Outputs] = (),
@@ -86,6 +86,7 @@ class Consuming(Operator[T]):
         """Open what it takes."""
         super().__init__(name, life)
         self._plan = plan
+        self._work = work
         self._join = plan.make()
         self._full = self._join.full
         self._inputs = inputs
@@ -147,14 +148,6 @@ class Consuming(Operator[T]):
     def _close_log(self) -> None:
         if self._log is not None:
             self._log.close(self.stats)
-
-    @abstractmethod
-    def _call(self, job: Job) -> Any:
-        """Run the user's task on the job's arguments. Ctrl-C may end it."""
-
-    @abstractmethod
-    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
-        """The second half of a step: what to send of what the task made of these, and what `next()` returns."""
 
     def _returned(self, outcomes: Sequence[Outcome]) -> T | None:
         """What `next()` returns."""
@@ -373,7 +366,7 @@ class Consuming(Operator[T]):
             self._log.starts()
         try:
             job.arguments = self._values.arguments(job.units)
-            return self._finish(job, interruptibly(self._call, job))
+            return self._work.finish(job, interruptibly(self._work.call, job))
         except BaseException as error:
             if self._log is not None:
                 self._log.raised(job, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from edgeserve._broker.base import Connection, Message, Share
 from edgeserve._broker.marks import HEADER_SIZE, URL
@@ -149,6 +149,16 @@ class OutGate:
         url = self._kept.keep(result)
         payload = gated_out(self._gate, url, self._name) or None
         return payload, payload == url.encode()
+
+
+class Work(Protocol):
+    """What an operator does with a job: the second half of a step, without a broker."""
+
+    def call(self, job: Job) -> Any:
+        """Run the user's task on the job's arguments. Ctrl-C may end it."""
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """What to send of what the task made of these, and what `next()` returns."""
 
 
 def one_output(job: Job, gate: OutGate, result: Any, ids: DerivedIds) -> Outcome:

@@ -29,6 +29,29 @@ from edgeserve.routing.store import PayloadStore
 __all__ = ["BatchCompute"]
 
 
+class BatchComputeWork:
+    """Runs the task on a list, one item for each example.
+
+    Args:
+        task: The user's.
+        gate_out: What becomes of its result.
+        ids: Of the outputs.
+    """
+
+    def __init__(self, task: Callable[[list[Any]], Any], gate_out: OutGate, ids: DerivedIds) -> None:
+        self._task = task
+        self._gate_out = gate_out
+        self._ids = ids
+
+    def call(self, job: Job) -> Any:
+        """See `Work`."""
+        return self._task([each[ONLY] for each in job.arguments])
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """See `Work`."""
+        return (one_output(job, self._gate_out, result, self._ids),)
+
+
 class BatchCompute(Consuming[bytes]):
     """Runs a task on batches of examples, of whatever source, in the order in which they arrive.
 
@@ -114,9 +137,7 @@ class BatchCompute(Consuming[bytes]):
         plan = BatchPlan(
             max_time_diff_ms, min_interval_ms, batch_max_num_msg, batch_max_bytes, batch_timeout_ms, max_waiting
         )
-        self._task = task
-        self._ids = DerivedIds(op_from)
-        self._gate_out = OutGate(gate_out, "gate_out", KeptOutputs(store, route))
+        work = BatchComputeWork(task, OutGate(gate_out, "gate_out", KeptOutputs(store, route)), DerivedIds(op_from))
         super().__init__(
             worker_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
@@ -124,15 +145,10 @@ class BatchCompute(Consuming[bytes]):
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             plan,
+            work,
             LogTarget(log_path, log_filename, log_verbose),
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
 
     def _step(self) -> bytes | End | None:
         return self._batch_step()
-
-    def _call(self, job: Job) -> Any:
-        return self._task([each[ONLY] for each in job.arguments])
-
-    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
-        return (one_output(job, self._gate_out, result, self._ids),)

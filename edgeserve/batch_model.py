@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from edgeserve._cascading import Cascading, Gates, Topics
+from edgeserve._cascading import Answers, Cascading, Gates, Topics
 from edgeserve._core.clock import Clock
 from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS
 from edgeserve._core.plans import FlowPlan
@@ -25,6 +26,48 @@ from edgeserve.routing.store import PayloadStore
 __all__ = ["BatchModel"]
 
 _QUEUE_SIZE = 10_000
+
+
+class BatchModelWork:
+    """Runs the task on a dict of flows.
+
+    Args:
+        task: The user's.
+        answers: What becomes of what it returns.
+    """
+
+    def __init__(self, task: Callable[..., Any], answers: Answers) -> None:
+        self._task = task
+        self._answers = answers
+
+    def call(self, job: Job) -> Any:
+        """See `Work`."""
+        flow_ids = [unit[DATA].header for unit in job.units]
+        values = [tuple(each.values()) if len(each) > 1 else each[DATA] for each in job.arguments]
+        return self._task(dict(zip(flow_ids, values, strict=True)))
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """See `Work`."""
+        if result is None:
+            return (Outcome(job.examples, None),)
+        if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(part, Mapping) for part in result):
+            raise UsageError(
+                f"the task of a BatchModel returned {result!r:.80}: expected two dicts by flow id, is_satisfied and "
+                "output"
+            )
+        is_satisfied, output = result
+        for what, given in (("is_satisfied", is_satisfied), ("output", output)):
+            flow_ids = {unit[DATA].header for unit in job.units}
+            if missing := flow_ids - given.keys():
+                raise UsageError(
+                    f"{what} has nothing for the flows {sorted(missing)[:5]}: expected one for each, by its bytes"
+                )
+            if unknown := given.keys() - flow_ids:
+                raise UsageError(f"{what} has flows that were not asked about: {list(unknown)[:5]}")
+        return [
+            self._answers.outcome_of(unit, is_satisfied[unit[DATA].header], output[unit[DATA].header])
+            for unit in job.units
+        ]
 
 
 class BatchModel(Cascading[dict[bytes, bytes]]):
@@ -109,6 +152,7 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
     ) -> None:
         super().__init__(
             task,
+            partial(BatchModelWork, task),
             pulsar_node,
             model_id,
             Topics(topic_in_data, topic_out_destination, topic_in_signal, topic_out_signal),
@@ -140,32 +184,6 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
 
     def _step(self) -> dict[bytes, bytes] | End | None:
         return self._batch_step()
-
-    def _call(self, job: Job) -> Any:
-        flow_ids = [unit[DATA].header for unit in job.units]
-        values = [tuple(each.values()) if len(each) > 1 else each[DATA] for each in job.arguments]
-        return self._task(dict(zip(flow_ids, values, strict=True)))
-
-    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
-        if result is None:
-            return (Outcome(job.examples, None),)
-        if not isinstance(result, tuple) or len(result) != 2 or not all(isinstance(part, Mapping) for part in result):
-            raise UsageError(
-                f"the task of a BatchModel returned {result!r:.80}: expected two dicts by flow id, is_satisfied and "
-                "output"
-            )
-        is_satisfied, output = result
-        for what, given in (("is_satisfied", is_satisfied), ("output", output)):
-            flow_ids = {unit[DATA].header for unit in job.units}
-            if missing := flow_ids - given.keys():
-                raise UsageError(
-                    f"{what} has nothing for the flows {sorted(missing)[:5]}: expected one for each, by its bytes"
-                )
-            if unknown := given.keys() - flow_ids:
-                raise UsageError(f"{what} has flows that were not asked about: {list(unknown)[:5]}")
-        return [
-            self._outcome_of(unit, is_satisfied[unit[DATA].header], output[unit[DATA].header]) for unit in job.units
-        ]
 
     def _returned(self, outcomes: Sequence[Outcome]) -> dict[bytes, bytes] | None:
         sent = {outcome.flow_id: outcome.payload for outcome in outcomes if outcome.payload is not None}

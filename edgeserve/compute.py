@@ -29,6 +29,29 @@ from edgeserve.routing.store import PayloadStore
 __all__ = ["Compute"]
 
 
+class ComputeWork:
+    """Runs the task on one match, by keyword.
+
+    Args:
+        task: The user's.
+        gate_out: What becomes of its result.
+        ids: Of the outputs.
+    """
+
+    def __init__(self, task: Callable[..., Any], gate_out: OutGate, ids: DerivedIds) -> None:
+        self._task = task
+        self._gate_out = gate_out
+        self._ids = ids
+
+    def call(self, job: Job) -> Any:
+        """See `Work`."""
+        return self._task(**job.arguments[0])
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """See `Work`."""
+        return (one_output(job, self._gate_out, result, self._ids),)
+
+
 class Compute(Consuming[bytes]):
     """Runs a task on examples of one or more sources, joined by capture time, and sends its output on.
 
@@ -143,9 +166,7 @@ class Compute(Consuming[bytes]):
         wanted = frozenset(sources.values())
         if isinstance(gate_in, Mapping) and (unknown := gate_in.keys() - wanted):
             raise UsageError(f"gate_in has gates for {sorted(map(str, unknown))}; the sources are {sorted(wanted)}")
-        self._task = task
-        self._output_ids = DerivedIds(op_from)
-        self._gate_out = OutGate(gate_out, "gate_out", KeptOutputs(store, route))
+        work = ComputeWork(task, OutGate(gate_out, "gate_out", KeptOutputs(store, route)), DerivedIds(op_from))
         # Replicas share single examples; a join must see all of its streams, so that one is active.
         share = Share.MESSAGE if len(sources) == 1 else Share.STANDBY
         super().__init__(
@@ -155,12 +176,7 @@ class Compute(Consuming[bytes]):
             Values(gate_in, decode, route),
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             plan,
+            work,
             LogTarget(log_path, log_filename, log_verbose),
             outputs=[Outputs(one_topic(topic_out), op_from, packing)],
         )
-
-    def _call(self, job: Job) -> Any:
-        return self._task(**job.arguments[0])
-
-    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
-        return (one_output(job, self._gate_out, result, self._output_ids),)

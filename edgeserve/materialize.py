@@ -30,6 +30,31 @@ __all__ = ["Deduplicate", "Materialize"]
 T = TypeVar("T")
 
 
+class SinkWork:
+    """Calls the user's function.
+
+    Args:
+        function: The user's.
+        values: Where the function's file is, in file mode.
+        with_flow_id: Whether the function gets the flow id, too.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], values: Values, *, with_flow_id: bool) -> None:
+        self._function = function
+        self._route = values.route
+        self._with_flow_id = with_flow_id
+
+    def call(self, job: Job) -> Any:
+        """See `Work`."""
+        value = job.arguments[0][ONLY]
+        return self._function((job.examples[0].header, value)) if self._with_flow_id else self._function(value)
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """See `Work`."""
+        url = self._route.url_here(job.examples[0]) if self._route.policy.wants_urls else None
+        return (Outcome(job.examples, result if url is None else url),)
+
+
 class Materialize(Consuming[T]):
     """Calls a function on each example of a topic, in order, and acknowledges it when the function has returned.
 
@@ -108,24 +133,15 @@ class Materialize(Consuming[T]):
         if not isinstance(deduplicate, (bool, Deduplicate)):
             raise UsageError(f"deduplicate is {deduplicate!r}: expected True, False or a Deduplicate")
         check_callables(gate=gate)
-        self._materialize = materialize
-        self._with_flow_id = with_flow_id
+        values = Values(gate, decode, route)
         super().__init__(
             sink_id,
             Life(clock, idle_timeout_ms, close_timeout_ms),
             Inputs(pulsar_node, topic_list(topic), sink_id, Share.STANDBY, materialize),
-            Values(gate, decode, route),
+            values,
             ErrorPolicy(on_error, max_retries, retry_interval_ms),
             ComputePlan({ONLY: ""}),
+            SinkWork(materialize, values, with_flow_id=with_flow_id),
             LogTarget(log_path, log_filename, log_verbose),
             deduplicate=Deduplicate() if deduplicate is True else deduplicate or None,
         )
-
-    def _call(self, job: Job) -> T:
-        value = job.arguments[0][ONLY]
-        return self._materialize((job.examples[0].header, value)) if self._with_flow_id else self._materialize(value)
-
-    def _finish(self, job: Job, result: T) -> Sequence[Outcome]:
-        route = self._values.route
-        url = route.url_here(job.examples[0]) if route.policy.wants_urls else None
-        return (Outcome(job.examples, result if url is None else url),)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from edgeserve._cascading import Cascading, Gates, Topics
+from edgeserve._cascading import Answers, Cascading, Gates, Topics
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import Clock
 from edgeserve._core.flows import MAX_BYTES, MAX_FLOWS
@@ -25,6 +26,32 @@ from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.store import PayloadStore
 
 __all__ = ["Model"]
+
+
+class ModelWork:
+    """Runs the task on one flow.
+
+    Args:
+        task: The user's.
+        answers: What becomes of what it returns.
+    """
+
+    def __init__(self, task: Callable[..., Any], answers: Answers) -> None:
+        self._task = task
+        self._answers = answers
+
+    def call(self, job: Job) -> Any:
+        """See `Work`."""
+        return self._task(*job.arguments[0].values())
+
+    def finish(self, job: Job, result: Any) -> Sequence[Outcome]:
+        """See `Work`."""
+        if result is None:
+            return (Outcome(job.examples, None),)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise UsageError(f"the task of a Model returned {result!r:.80}: expected a pair, (is_satisfied, output)")
+        is_satisfied, output = result
+        return (self._answers.outcome_of(job.units[0], is_satisfied, output),)
 
 
 class Model(Cascading[bytes]):
@@ -140,6 +167,7 @@ class Model(Cascading[bytes]):
         check_takes(task, ("data",) if topic_in_signal is None else ("data", "signal"))
         super().__init__(
             task,
+            partial(ModelWork, task),
             pulsar_node,
             model_id,
             Topics(topic_in_data, topic_out_destination, topic_in_signal, topic_out_signal),
@@ -161,14 +189,3 @@ class Model(Cascading[bytes]):
             packing=packing,
             send_unsatisfied=send_unsatisfied,
         )
-
-    def _call(self, job: Job) -> Any:
-        return self._task(*job.arguments[0].values())
-
-    def _finish(self, job: Job, result: Any) -> Sequence[Outcome]:
-        if result is None:
-            return (Outcome(job.examples, None),)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise UsageError(f"the task of a Model returned {result!r:.80}: expected a pair, (is_satisfied, output)")
-        is_satisfied, output = result
-        return (self._outcome_of(job.units[0], is_satisfied, output),)
