@@ -357,3 +357,21 @@ class Head:
     started_ms: int
     has_payloads: bool
     version: str = ""
+
+
+Record = (
+    Arrived
+    | Settled
+    | Decided
+    | Ran
+    | ServedMany
+    | GivenUp
+    | Anew
+    | Asked
+    | Fetched
+    | SentMany
+    | SentMore
+    | Unsent
+    | Lost
+    | Ended
+)

@@ -1,0 +1,1 @@
+"""Replay logs: reading them, and running them again."""

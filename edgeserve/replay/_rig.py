@@ -1,0 +1,239 @@
+"""An operator's step without a broker: the same join and the same work, on recorded arrivals and a clock that is set.
+
+What it does is recorded as the operator's own log would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgeserve._core.clock import Now, steady_ms
+from edgeserve._core.ids import DerivedIds
+from edgeserve._core.plans import Plan
+from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
+from edgeserve._log.reading import unpack_block
+from edgeserve._log.recording import StepLog
+from edgeserve._log.records import Output, Record
+from edgeserve._log.writer import pack_block
+from edgeserve.errors import UsageError
+from edgeserve.replay._history import Arrival, History, record_of
+from edgeserve.replay._tools import Tools
+
+Lasts = Callable[[Job, float | None], float]
+"""How long a job takes, given how long the task really took just now; None where it did not run."""
+
+
+class SetClock:
+    """A clock that shows what it was set to."""
+
+    def __init__(self) -> None:
+        self.time = Now(0, 0.0)
+
+    def now(self) -> Now:
+        """What it shows."""
+        return self.time
+
+    def slice_ms(self, until_steady_ms: float | None) -> int:
+        """Nobody waits by it."""
+        return 0
+
+
+class KeptRecords:
+    """Takes records into memory."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+        self._many: dict[int, list[Any]] = {}
+
+    def add(self, record: Sequence[Any], size: int = 0) -> None:
+        """Take a record."""
+        self.records.append(record)
+
+    def many(self, kind: int, width: int) -> list[Any]:
+        """A list for the fields of short records."""
+        return self._many.setdefault(kind, [])
+
+    def lose(self) -> None:
+        """Memory takes them all."""
+
+    def close(self) -> None:
+        """There are no more."""
+
+    def all(self) -> list[Record]:
+        """What was taken, as it would be read from a file."""
+        short = [(kind, flat) for kind, flat in self._many.items() if flat]
+        block = pack_block(0, 0.0, [*self.records, *short])
+        return [record_of(each) for each in unpack_block(block).records]
+
+
+class Rig:
+    """Makes steps of recorded arrivals.
+
+    Args:
+        history: What was recorded.
+        plan: What makes the join.
+        tools: The task; None: what it made is what it made when it was recorded.
+    """
+
+    def __init__(self, history: History, plan: Plan, tools: Tools | None) -> None:
+        self._history = history
+        self._plan = plan
+        self._tools = tools
+        self.clock = SetClock()
+        self.kept = KeptRecords()
+        self.join = plan.make()
+        slots = {each.flow_id: each.slot for each in history.arrivals.values() if each.slot is not None}
+        self._slots: dict[bytes, int] = slots
+        if slots and hasattr(self.join, "slot_of"):
+            self.join.slot_of = self._slots.__getitem__
+        self.log = StepLog(
+            self.kept,
+            self.clock,
+            payloads=tools is not None,
+            at_once=self.join.serves_at_once is not None,
+        )
+        self._held: dict[int, Example] = {}
+        self._parcels: dict[int, Parcel] = {}
+        self._data: dict[int, bytes] = {}
+        self._made = _Made(history)
+
+    def begin_anew(self) -> None:
+        """Others had the subscription meanwhile."""
+        self.join = self._plan.make()
+        self._held.clear()
+        self.log.began_anew()
+
+    def arrived(self, arrival: Arrival) -> Example | None:
+        """An arrival as the step has it; None if the gate drops it."""
+        # Joins count bytes, and look at nothing else of them.
+        data = self._data.setdefault(arrival.size, bytes(arrival.size))
+        parcel = Parcel(None)
+        parcel.is_pack = arrival.is_in_pack
+        example = arrival.example(parcel, data)
+        if self._tools is not None:
+            if arrival.payload is None:
+                raise UsageError(
+                    f"the log of {self._history.head.operator!r} has no payloads, and a task needs them: record it "
+                    "with log_verbose=True"
+                )
+            example.value = self._tools.values.gated(example)
+            if example.value is None:
+                return None
+        self._held[arrival.number] = example
+        return example
+
+    def settle(self, arrival: Arrival, fate: Fate, now: Now) -> None:
+        """An arrival that no join sees."""
+        self.clock.time = now
+        self.log.settled(arrival.example(Parcel(None), b""), fate)
+
+    def knows_slots(self, slots: Mapping[bytes, int]) -> None:
+        """Learn the slots of flows that others asked for."""
+        self._slots.update(slots)
+
+    def decide(self, example: Example | None, now: Now) -> Job | None:
+        """The first half of a step."""
+        self.clock.time = now
+        if example is not None:
+            example.arrived_steady_ms = now.steady_ms
+        parameter = self.join.serves_at_once
+        if parameter is not None:
+            return Job(({parameter: example},), (example,)) if example is not None else None
+        decision = self.join.decide(example, now)
+        self.log.decided(example, now, decision)
+        self._let_go(decision)
+        self.wake_steady_ms = decision.wake_steady_ms
+        self.look_steady_ms = decision.look_steady_ms
+        return decision.job
+
+    wake_steady_ms: float | None = None
+    look_steady_ms: float | None = None
+
+    def _let_go(self, decision: Decision) -> None:
+        for example in (*decision.released, *decision.given_back):
+            self._held.pop(example.number, None)
+
+    def give_back(self, asked: Sequence[bytes], now: Now) -> None:
+        """Others asked for what is held."""
+        self.clock.time = now
+        decision: Decision = self.join.give_back(asked, now)  # type: ignore[attr-defined] # only flows are asked for
+        self.log.asked(asked, now, decision)
+        self._let_go(decision)
+
+    def give_up(self, numbers: Sequence[int], reason: str, now: Now) -> None:
+        """Inputs were given up after an error."""
+        self.clock.time = now
+        given_up = [self._example(number) for number in numbers]
+        forgotten = self.join.give_up(given_up)
+        for example in given_up:
+            self._held.pop(example.number, None)
+        self.log.gave_up(given_up, Fate.FAILED, reason, forgotten)
+
+    def _example(self, number: int) -> Example:
+        held = self._held.get(number)
+        if held is not None:
+            return held
+        arrival = self._history.arrivals[number]
+        return arrival.example(Parcel(None), b"")
+
+    def run(self, job: Job, start_ms: float, lasts: Lasts) -> float:
+        """The second half of a step. When it is over, on the steady clock."""
+        measured_ms = None
+        if self._tools is None:
+            outcomes: Sequence[Outcome] = self._made.of(job)
+        else:
+            began_ms = steady_ms()
+            self._fill_in(job)
+            job.arguments = self._tools.values.arguments(job.units)
+            outcomes = self._tools.work.finish(job, self._tools.work.call(job))
+            measured_ms = steady_ms() - began_ms
+        finish_ms = start_ms + lasts(job, measured_ms)
+        wall_ms = self.clock.time.wall_ms - self.clock.time.steady_ms
+        self.clock.time = Now(round(wall_ms + start_ms), start_ms)
+        self.log.starts()
+        self.clock.time = Now(round(wall_ms + finish_ms), finish_ms)
+        self.log.ran(job, outcomes)
+        return finish_ms
+
+    def _fill_in(self, job: Job) -> None:
+        """Put payloads that were fetched in the place of their URLs."""
+        for example in job.examples:
+            if example.is_url:
+                payload = self._history.fetched.get(example.number)
+                if payload is None:
+                    raise UsageError(
+                        f"{example} travelled as a URL, and the recorded run did not fetch its payload into memory: "
+                        "the log does not have it"
+                    )
+                example.value, example.is_url = payload, False
+
+
+class _Made:
+    """What the recorded run made of its inputs, for when a task is not run again."""
+
+    def __init__(self, history: History) -> None:
+        self._outputs: dict[tuple[int, ...], Output] = {}
+        for serving in history.servings:
+            everything = tuple(number for unit in serving.units for number in unit)
+            for output in serving.outputs:
+                self._outputs[everything if output.numbers is None else tuple(output.numbers)] = output
+        self._is_batch = history.head.operator_class == "BatchCompute"
+        self._is_sink = not history.head.topics_out
+        self._ids = DerivedIds(history.head.operator.encode().ljust(16, b"\0")[:16])
+
+    def of(self, job: Job) -> list[Outcome]:
+        """What it made of a job, or would have: then an output whose payload nobody knows."""
+        if self._is_sink:
+            return [Outcome(job.examples, None)]
+        jobs = [job.examples] if self._is_batch else [list(unit.values()) for unit in job.units]
+        return [self._outcome(examples) for examples in jobs]
+
+    def _outcome(self, examples: Sequence[Example]) -> Outcome:
+        made = self._outputs.get(tuple(example.number for example in examples))
+        capture_ms = max([example.capture_ms for example in examples])
+        if made is None:
+            made = Output(self._ids.of(b"".join([example.id for example in examples])), 0, 0, None, None)
+        if not made.id:
+            return Outcome(examples, None)
+        return Outcome(examples, None, bytes(made.size), made.id, capture_ms, port=made.port)

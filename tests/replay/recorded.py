@@ -1,0 +1,196 @@
+"""Runs of operators that leave logs, for the tests of what reads them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Model
+from edgeserve._log.reading import LoggedRun, find_runs
+from edgeserve._operator import Operator
+from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
+
+START_MS = 1_700_000_000_000
+
+
+class RestlessClock(ManualClock):
+    """A clock that goes on, by leaps, whenever someone waits by it."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__(START_MS)
+        self._dice = dice
+
+    def slice_ms(self, until_steady_ms: float | None) -> int:
+        self.advance(self._dice.choice([0.25, 1, 4]))
+        return 1
+
+
+class Captured:
+    """A stream of one source: numbers, each with a capture time."""
+
+    def __init__(self, broker: str, topic: str, source: str, clock: ManualClock, **options: Any) -> None:
+        self._items: list[tuple[bytes, int]] = []
+        self._source = DataSource(
+            iter(self._next, None),
+            broker,
+            source,
+            lambda item: item[0],
+            topic,
+            event_time=lambda item: item[1],
+            clock=clock,
+            packing=False,
+            **options,
+        )
+
+    def _next(self) -> tuple[bytes, int]:
+        return self._items.pop()
+
+    def send(self, payload: bytes, capture_ms: int) -> None:
+        """Send one example."""
+        self._items.append((payload, capture_ms))
+        next(self._source)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def step_through(operator: Operator[Any], clock: ManualClock, dice: random.Random) -> None:
+    """Make every step that something is there for."""
+    while True:
+        try:
+            next(operator)
+        except StopIteration:
+            return
+        except ZeroDivisionError:
+            continue
+        if dice.random() < 0.2:
+            clock.advance(dice.choice([0.25, 1, 7]))
+
+
+def only_run(path: Path, operator: str) -> LoggedRun:
+    """The one run of an operator that is logged there."""
+    (run,) = [run for run in find_runs(path) if run.head.operator == operator]
+    return run
+
+
+def random_compute(path: Path, seed: int, **options: Any) -> LoggedRun:
+    """The log of a join of two sources that lag, come in disorder, and are stepped at odd times."""
+    dice = random.Random(seed)
+    broker, clock = memory_broker(), RestlessClock(dice)
+    sources = [Captured(broker, name, name, clock) for name in ("left", "right")]
+
+    def task(left: bytes, right: bytes) -> bytes | None:
+        clock.advance(dice.choice([0, 0, 3, 20]))
+        if dice.random() < 0.05:
+            raise ZeroDivisionError("the task has a bad day")
+        return left + right if dice.random() < 0.9 else None
+
+    compute = Compute(
+        task,
+        broker,
+        "joined",
+        topic_in=["left", "right"],
+        topic_out="out",
+        log_path=path,
+        clock=clock,
+        idle_timeout_ms=30,
+        **options,
+    )
+    try:
+        for number in range(100):
+            clock.advance(dice.choice([0, 1, 5, 30]))
+            late_ms = dice.choice([0, 0, 2, 40, 200])
+            dice.choice(sources).send(b"%d" % number, clock.now().wall_ms - late_ms)
+            if dice.random() < 0.25:
+                step_through(compute, clock, dice)
+        clock.advance(1000)
+        step_through(compute, clock, dice)
+    finally:
+        compute.close()
+        for source in sources:
+            source.close()
+        end_memory_broker(broker)
+    return only_run(path, "joined")
+
+
+def random_flows(path: Path, seed: int, make: Callable[..., Operator[Any]] = Model, **options: Any) -> LoggedRun:
+    """The log of a dear model whose data and signals come in any order."""
+    dice = random.Random(seed)
+    broker, clock = memory_broker(), RestlessClock(dice)
+    sources = {
+        topic: Captured(broker, topic, topic, clock, flow_id=lambda item: item[0]) for topic in ("data", "signal")
+    }
+
+    def one(data: bytes, signal: bytes) -> tuple[bool, bytes]:
+        clock.advance(dice.choice([0, 2, 11]))
+        return True, data + signal
+
+    def many(flows: dict[bytes, tuple[bytes, bytes]]) -> tuple[dict[bytes, bool], dict[bytes, bytes]]:
+        clock.advance(dice.choice([0, 2, 11]))
+        return dict.fromkeys(flows, True), {flow: data for flow, (data, _) in flows.items()}
+
+    model = make(
+        one if make is Model else many,
+        broker,
+        "data",
+        "answers",
+        topic_in_signal="signal",
+        model_id="dear",
+        log_path=path,
+        clock=clock,
+        idle_timeout_ms=30,
+        max_time_diff_ms=300,
+        **options,
+    )
+    try:
+        asked: list[tuple[bytes, int]] = []
+        for number in range(100):
+            clock.advance(dice.choice([0, 1, 5, 30]))
+            flow, capture_ms = b"%d" % number, clock.now().wall_ms - dice.choice([0, 0, 20])
+            sources["data"].send(flow, capture_ms)
+            if dice.random() < 0.3:
+                asked.append((flow, capture_ms))
+            while asked and dice.random() < 0.5:
+                sources["signal"].send(*asked.pop(dice.randrange(len(asked))))
+            if dice.random() < 0.25:
+                step_through(model, clock, dice)
+        clock.advance(1000)
+        step_through(model, clock, dice)
+    finally:
+        model.close()
+        for source in sources.values():
+            source.close()
+        end_memory_broker(broker)
+    return only_run(path, "dear")
+
+
+def random_batches(path: Path, seed: int, **options: Any) -> LoggedRun:
+    """The log of batches whose examples come in bursts."""
+    dice = random.Random(seed)
+    broker, clock = memory_broker(), RestlessClock(dice)
+    source = Captured(broker, "in", "source", clock)
+
+    def task(items: list[bytes]) -> bytes:
+        clock.advance(dice.choice([0, 5, 40]))
+        return b",".join(items)
+
+    common: dict[str, Any] = {"log_path": path, "clock": clock, "idle_timeout_ms": 30}
+    batches = BatchCompute(task, broker, "batches", topic_in="in", topic_out="out", **common, **options)
+    try:
+        for number in range(100):
+            clock.advance(dice.choice([0, 0, 0, 1, 15]))
+            source.send(b"%d" % number, clock.now().wall_ms - dice.choice([0, 50]))
+            if dice.random() < 0.3:
+                step_through(batches, clock, dice)
+        clock.advance(1000)
+        step_through(batches, clock, dice)
+    finally:
+        batches.close()
+        source.close()
+        end_memory_broker(broker)
+    return only_run(path, "batches")
+
+
+__all__ = ["BatchModel", "Captured", "only_run", "random_batches", "random_compute", "random_flows", "step_through"]
