@@ -8,7 +8,6 @@ holds it any more and the outputs made from it are confirmed.
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
+from edgeserve._logging import logger
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 
-_log = logging.getLogger("edgeserve.operator")
+_log = logger("operator")
 
 # Flows come in messages of their own, of which so many are taken in at a time.
 _OPENED_AT_ONCE = 32
@@ -94,6 +94,7 @@ class Consuming(Operator[T]):
         self._outboxes: list[Outbox[Sequence[Example]]] = []
         self._served: ServedIds | None = None
         with self._parts as opening:  # closes what is open already when the rest fails
+            opening.callback(self._notices.close)
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
             subscribed = [(str(self._lease.address), topic, inputs.subscription) for topic in inputs.topics]
@@ -112,15 +113,16 @@ class Consuming(Operator[T]):
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
             opening.callback(self._close_flushed, self._dead_letters)
             self._giving_up = GivingUp(
-                name, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
+                self._notices, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
             )
-            self._recovery = Recovery(name, errors, self._has_paused, self._giving_up.give_up)
+            self._recovery = Recovery(self._notices, errors, self._has_paused, self._giving_up.give_up)
             for each in outputs:
                 outbox = each.opened(connection, str(self._lease.address), self._release_all)
                 opening.callback(self._close_flushed, outbox)
                 self._outboxes.append(outbox)
             self._parts = opening.pop_all()
-        self._opened()
+        sends = f", sends to {', '.join(each.topic for each in outputs)}" if outputs else ""
+        self._opened(f"reads {', '.join(inputs.topics)} of {self._lease.address} as {inputs.subscription!r}{sends}")
 
     @abstractmethod
     def _call(self, job: Job) -> Any:
@@ -280,6 +282,7 @@ class Consuming(Operator[T]):
         """Take one arrival in. False if that settles it."""
         if arrival.fate is not None:
             if arrival.malformed is not None:
+                self._notices.malformed(arrival)
                 self._or_again(
                     arrival, partial(self._giving_up.bury, arrival, f"MalformedMessage: {arrival.malformed}")
                 )
