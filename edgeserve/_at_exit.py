@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import enum
-import logging
 from collections.abc import Callable
 
-_log = logging.getLogger("edgeserve.exit")
+from edgeserve._logging import last_words, logger
+
+_log = logger("exit")
 
 
 class Stage(enum.IntEnum):
@@ -33,8 +34,8 @@ def _run() -> None:
     for _, call in sorted(_calls, key=lambda entry: entry[0]):
         try:
             call()
-        except BaseException:  # noqa: BLE001 - what comes after it must be done all the same, also after Ctrl-C
-            _log.exception("while the interpreter exits")
+        except BaseException as error:  # noqa: BLE001 - what comes after it must be done all the same, also after Ctrl-C
+            last_words(_log, "while the interpreter exits: %r", error)
 
 
 atexit.register(_run)

@@ -8,7 +8,6 @@ holds it any more and the outputs made from it are confirmed.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._log.recording import LogTarget, StepLog, make_head
+from edgeserve._logging import logger
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 
-_log = logging.getLogger("edgeserve.operator")
+_log = logger("operator")
 
 # What was given up has a record of its own.
 _LOGGED_OTHERWISE = (None, Fate.FAILED)
@@ -105,6 +105,7 @@ class Consuming(Operator[T]):
         self._outboxes: list[Outbox[Sequence[Example]]] = []
         with self._parts as opening:  # closes what is open already when the rest fails
             opening.callback(self._close_log)  # last: what the others do is counted
+            opening.callback(self._notices.close)
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
             subscribed = [(str(self._lease.address), topic, inputs.subscription) for topic in inputs.topics]
@@ -123,16 +124,17 @@ class Consuming(Operator[T]):
             self._dead_letters = DeadLetters(connection, str(self._lease.address), name)
             opening.callback(self._close_flushed, self._dead_letters)
             self._giving_up = GivingUp(
-                name, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
+                self._notices, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
             )
-            self._recovery = Recovery(name, errors, self._has_paused, self._giving_up.give_up)
+            self._recovery = Recovery(self._notices, errors, self._has_paused, self._giving_up.give_up)
             for each in outputs:
                 outbox = each.opened(connection, str(self._lease.address), self._release_all)
                 opening.callback(self._close_flushed, outbox)
                 self._outboxes.append(outbox)
             self._open_log(log)
             self._parts = opening.pop_all()
-        self._opened()
+        sends = f", sends to {', '.join(each.topic for each in outputs)}" if outputs else ""
+        self._opened(f"reads {', '.join(inputs.topics)} of {self._lease.address} as {inputs.subscription!r}{sends}")
 
     def _open_log(self, target: LogTarget) -> None:
         topics_out = [each.topic for each in self._outputs]
@@ -311,6 +313,7 @@ class Consuming(Operator[T]):
         """Take one arrival in. False if that settles it."""
         if arrival.fate is not None:
             if arrival.malformed is not None:
+                self._notices.malformed(arrival)
                 self._or_again(
                     arrival, partial(self._giving_up.bury, arrival, f"MalformedMessage: {arrival.malformed}")
                 )

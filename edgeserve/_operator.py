@@ -23,13 +23,14 @@ from edgeserve._core.checks import check_ms
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock, steady_ms
 from edgeserve._core.ledger import Stats
 from edgeserve._interrupts import raise_noted, shield, unshield
+from edgeserve._logging import last_words, logger
 from edgeserve._run import run
 from edgeserve.errors import EdgeServeError, UsageError
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Operator[Any]")
 
-_log = logging.getLogger("edgeserve.operator")
+_log = logger("operator")
 
 _SLICE_MS = 50
 
@@ -246,7 +247,11 @@ class Operator(ABC, Generic[T]):
         _open_operators.discard(self)
         if self._thread is not None:
             self._thread.end()
-        self._parts.close()
+        try:
+            self._parts.close()
+        finally:
+            if _log.isEnabledFor(logging.INFO):
+                _log.info("operator %s closed: %s", self._name, self.stats)
 
     def _close_flushed(self, part: Flushed) -> None:
         """Flush within what is left of the time for closing."""
@@ -254,9 +259,10 @@ class Operator(ABC, Generic[T]):
             self._close_until_ms = steady_ms() + self._life.close_timeout_ms
         part.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
 
-    def _opened(self) -> None:
+    def _opened(self, ports: str) -> None:
         """The constructor is done: from now on the interpreter's exit closes the operator."""
         _open_operators.add(self)
+        _log.info("operator %s opened: a %s that %s", self._name, type(self).__name__, ports)
 
     def _check_usable(self) -> None:
         if self._is_closed:
@@ -327,7 +333,7 @@ def _close_all() -> None:
         try:
             operator.close()
         except Exception as error:  # noqa: BLE001 - the others are closed all the same
-            _log.error("operator %s: while closing at exit: %s", operator.name, error)
+            last_words(_log, "operator %s: while closing at exit: %s", operator.name, error)
 
 
 at_exit(Stage.OPERATORS, _close_all)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,22 +9,19 @@ from typing import Any
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._core.ledger import Ledger
 from edgeserve._core.step import Example, Fate, Job, Outcome, Parcel, Unit, flow_name
+from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
 from edgeserve.routing.fetching import Stopped
 
 UNSERVED = object()
 """What takes the place of a result where there is none: None is one."""
 
-_log = logging.getLogger("edgeserve.operator")
-
-_MOST_NAMED = 20
-
 
 class GivingUp:
     """Settles what is given up, and makes dead letters of it.
 
     Args:
-        name: The operator's.
+        notices: What says so.
         policy: Whether there are dead letters.
         ledger: What has the examples.
         dead_letters: Where they go.
@@ -36,7 +32,7 @@ class GivingUp:
 
     def __init__(
         self,
-        name: str,
+        notices: Notices,
         policy: ErrorPolicy,
         ledger: Ledger,
         dead_letters: DeadLetters,
@@ -44,7 +40,7 @@ class GivingUp:
         acknowledge: Callable[[Sequence[Parcel]], None],
         forget: Callable[[Sequence[Example], str], None],
     ) -> None:
-        self._name = name
+        self._notices = notices
         self._policy = policy
         self._ledger = ledger
         self._dead_letters = dead_letters
@@ -56,7 +52,7 @@ class GivingUp:
         """Settle the examples of a step as failed; those that were new in it become dead letters."""
         failed = [example for example in examples if example.fate is None]
         reason = f"{type(error).__name__}: {error}"
-        _log.warning("operator %s gives up %s: %s", self._name, ", ".join(map(repr, failed)), reason)
+        self._notices.gives_up(failed, reason)
         try:
             for example in failed:
                 if self._policy.on_error == "skip":
@@ -89,7 +85,7 @@ class Recovery:
     """Goes on after errors.
 
     Args:
-        name: The operator's.
+        notices: What says which flows were in a batch that raised.
         policy: What `on_error` and its companions say.
         pause: Waits so many ms; False if the operator is to stop meanwhile.
         give_up: Settles examples as failed, for a reason.
@@ -97,12 +93,12 @@ class Recovery:
 
     def __init__(
         self,
-        name: str,
+        notices: Notices,
         policy: ErrorPolicy,
         pause: Callable[[float], bool],
         give_up: Callable[[Sequence[Example], Exception], None],
     ) -> None:
-        self._name = name
+        self._notices = notices
         self._policy = policy
         self._pause = pause
         self._give_up = give_up
@@ -214,10 +210,7 @@ class Recovery:
 
     def _name_units(self, job: Job, error: Exception) -> None:
         """Say which flows were in the batch that raised."""
-        names = [_name_of(unit) for unit in job.units]
-        shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
-        what = f"in a batch of {len(names)} of operator {self._name!r}: {shown}"
-        _log.error("%s: %s: %s", what, type(error).__name__, error)
+        what = self._notices.failed_batch([_name_of(unit) for unit in job.units], error)
         if hasattr(error, "add_note"):  # Python 3.11
             error.add_note(what)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import signal
 import threading
@@ -11,10 +10,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
+from edgeserve._logging import logger
 from edgeserve.errors import UsageError
 
-_log = logging.getLogger("edgeserve.run")
-
+_log = logger("run")
 
 # How long a thread whose operator is closed may take to end; one that is inside a stream which blocks never does.
 _END_S = 0.2

@@ -28,7 +28,7 @@ from edgeserve._payload import Gate, gated_out
 from edgeserve._ports import Outputs
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
-from edgeserve.address import Address
+from edgeserve.address import Address, parse_address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
 from edgeserve.routing.store import PayloadStore, check_store
@@ -173,7 +173,7 @@ class DataSource(Operator[bytes]):
             self._open_log(LogTarget(log_path, log_filename, log_verbose))
             self._parts = opening.pop_all()
         self._next_item = partial(next, iter(stream))
-        self._opened()
+        self._opened(f"sends to {topic} of {parse_address(pulsar_node)}")
 
     @property
     def stats(self) -> Stats:

@@ -327,7 +327,7 @@ DECODERS: dict[str, Decoder] = {
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path: Path) -> Iterator[None]:
-    log = logging.getLogger("edgeserve.inbox")
+    log = logging.getLogger("edgeserve.operator")
     read_series.path = tmp_path / "series.csv"
     log.disabled = True  # a line for each malformed message, a million times
     yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -10,10 +9,11 @@ from edgeserve._broker.base import Consumer, Delivery
 from edgeserve._broker.marks import HEADER_SIZE, MARKED_PACK_FORM, PACK, PACK_FORM, UNREADABLE, URL
 from edgeserve._core import packs
 from edgeserve._core.step import Example, Parcel, said_bytes
+from edgeserve._logging import logger
 from edgeserve.errors import MalformedMessage
 from edgeserve.message_format import split_example
 
-_log = logging.getLogger("edgeserve.inbox")
+_log = logger("inbox")
 
 
 class Inbox:
@@ -183,8 +183,6 @@ def _open(delivery: Delivery, header_size: int = 0, *, longest: int | None = Non
 
 
 def _malformed(parcel: Parcel, data: bytes, capture_ms: int, error: MalformedMessage) -> Example:
-    delivery = parcel.delivery
-    _log.warning("topic %s: message %s is malformed: %s", delivery.topic, delivery.message_id, error)
     malformed = Example(b"", "", data, capture_ms, parcel=parcel, data=data)
     malformed.malformed = str(error)
     return malformed

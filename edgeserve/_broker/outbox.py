@@ -21,12 +21,17 @@ from edgeserve._core import packs
 from edgeserve._core.clock import steady_ms
 from edgeserve._core.packs import Entry
 from edgeserve._interrupts import raise_noted
+from edgeserve._logging import Seldom, logger
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge
 
 Token = TypeVar("Token")
 
+_log = logger("outbox")
+
 # Waits are cut into slices so that closing is seen in time.
 _SLICE_S = 0.2
+# A broker that is merely slow makes room sooner.
+_SAID_AFTER_SLICES = 10
 # What an entry of a pack takes beside the example itself, at most.
 _ENTRY_BYTES = 15
 # Below so many sends, or examples, that are unconfirmed, what comes leaves at once. Packs that are not full cost the
@@ -113,6 +118,7 @@ class Outbox(Generic[Token]):
         self._watchers = 0
         self._is_stopped = False
         self._failures = Failures(address)
+        self._waits = Seldom(_log)
 
     @property
     def sent(self) -> int:
@@ -253,6 +259,7 @@ class Outbox(Generic[Token]):
         if self._on_dropped is not None:
             return
         self._watchers += 1
+        slices = 0
         try:
             while self._is_full(size) and not self._is_stopped:
                 if self._may_leave():  # it waited for this one, to leave with it
@@ -262,10 +269,25 @@ class Outbox(Generic[Token]):
                     finally:
                         self._lock.acquire()
                     continue
-                self._changed.wait(_SLICE_S)
+                slices += not self._changed.wait(_SLICE_S)
+                if slices == _SAID_AFTER_SLICES:
+                    self._say_that_it_waits()
                 raise_noted()
         finally:
             self._watchers -= 1
+
+    def _say_that_it_waits(self) -> None:
+        # Without the lock, which confirmations need, as who listens to the log may take long.
+        self._lock.release()
+        try:
+            self._waits.say(
+                "topic %s of %s: sends wait, as %d examples are unconfirmed: the broker is away, or can't keep up",
+                self._producer.topic,
+                self._address,
+                self._examples,
+            )
+        finally:
+            self._lock.acquire()
 
     def _drop_oldest(self, size: int) -> list[Token]:
         """Take out what waited longest, until there is room or nothing waits."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import ctypes
-import logging
 import os
 import secrets
 import socket
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from edgeserve._at_exit import Stage, at_exit
-from edgeserve._broker import base, pulsar_consumer, pulsar_errors, pulsar_topics
+from edgeserve._broker import base, pulsar_consumer, pulsar_errors, pulsar_log, pulsar_topics
 from edgeserve._broker.pulsar_admin import Admin
 from edgeserve._broker.pulsar_asks import Asks, control_topic
 from edgeserve._broker.pulsar_calls import Calls, RefusedError
@@ -26,11 +25,12 @@ from edgeserve._broker.pulsar_errors import Kind
 from edgeserve._broker.pulsar_native import TopicConsumer, TopicProducer
 from edgeserve._broker.pulsar_producer import Producer
 from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve._logging import logger
 from edgeserve.address import PulsarAddress
 from edgeserve.errors import BrokerError, MissingExtra, UsageError
 
 T = TypeVar("T")
-_log = logging.getLogger("edgeserve.broker.pulsar")
+_log = logger("broker.pulsar")
 
 # Above what any outbox keeps in flight: a full queue would fail a send, and only in its callback.
 _MAX_PENDING = 100_000
@@ -85,10 +85,11 @@ class _Connection:
         self._close_until_ms: float | None = None
         self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._open: weakref.WeakSet[Producer | pulsar_consumer.Consumer] = weakref.WeakSet()
-        try:
-            self.client = library.Client(address.url, **_client_options(address, library))
-        except (library.PulsarException, ValueError, RuntimeError) as error:
-            raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
+        with pulsar_log.client_logger(library) as log:
+            try:
+                self.client = library.Client(address.url, logger=log, **_client_options(address, library))
+            except (library.PulsarException, ValueError, RuntimeError) as error:
+                raise UsageError(f"{address} is no address of an Apache Pulsar: {error}") from error
         self._calls = Calls(self.client._client, address.connection_timeout_ms)
         self.client._client = self._calls
         self._handles.add(self.client)
@@ -151,7 +152,7 @@ class _Connection:
             take_over = partial(self._asked, what, take_or_stand_by)
             consumer = pulsar_consumer.StandbyConsumer(topics, held, take_over, subscription)
         else:
-            consumer = pulsar_consumer.SharedConsumer(topics, self._asked(what, take))
+            consumer = pulsar_consumer.SharedConsumer(topics, self._asked(what, take), subscription)
         self._open.add(consumer)
         return consumer
 
@@ -181,7 +182,9 @@ class _Connection:
                     receiver_queue_size=queue_size,
                     consumer_name=name,
                     negative_ack_redelivery_delay_ms=_REDELIVERY_MS,
-                    batch_receive_policy=library.ConsumerBatchReceivePolicy(*_BACKLOG),
+                    batch_receive_policy=library.ConsumerBatchReceivePolicy(
+                        min(queue_size, _BACKLOG[0]), *_BACKLOG[1:]
+                    ),
                 )
                 self._handles.add(consumer)
                 made.append(TopicConsumer(topic, consumer, self))
@@ -221,7 +224,7 @@ class _Connection:
                 str(self.address),
             ) from error
         self._handles.add(producer)
-        return Asks(receives, TopicProducer(producer, None, self.library), lambda: self.close_ms)
+        return Asks(topic, receives, TopicProducer(producer, None, self.library), lambda: self.close_ms)
 
     def _unless_busy(self, take: Callable[[], pulsar_topics.Held]) -> pulsar_topics.Held | None:
         try:
@@ -309,6 +312,7 @@ def _close_all() -> None:
     if "pulsar" in sys.modules:
         # So does one of its threads that lets go of a callback of ours only then.
         pause_ms(_LETTING_GO_MS)
+    pulsar_log.pass_on()
 
 
 at_exit(Stage.CONNECTIONS, _close_all)
@@ -317,6 +321,7 @@ at_exit(Stage.CONNECTIONS, _close_all)
 def _in_child_of_fork() -> None:
     for connection in list(_connections):
         connection.never_free()
+    pulsar_log.in_child_of_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -328,9 +333,6 @@ def _client_options(address: PulsarAddress, library: ModuleType) -> dict[str, An
         "operation_timeout_seconds": max(1, -(-address.connection_timeout_ms // 1000)),
         "connection_timeout_ms": address.connection_timeout_ms,
         "stats_interval_in_seconds": 0,
-        # The client's own default is stdout. Python loggers are called on the client's threads, which then need the
-        # interpreter while they hold locks of the client, and at exit, when there is none any more.
-        "logger": library.FileLogger(library.LoggerLevel.Error, os.devnull),
         "tls_validate_hostname": address.url.startswith("pulsar+ssl:"),
     }
     if address.tls_trust_certs_path is not None:

@@ -7,7 +7,6 @@ holds some gives them back. Nothing here knows Pulsar's client.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,10 @@ from urllib.parse import quote
 import msgpack
 
 from edgeserve._broker.base import MAX_ASKED_KEY_BYTES, Delivery, Message
+from edgeserve._logging import logger
 from edgeserve.errors import UsageError
 
-_log = logging.getLogger("edgeserve.broker.pulsar")
+_log = logger("broker.pulsar")
 
 _SENDER_BYTES = 8
 _MAX_BYTES = 64 * 1024
@@ -72,9 +72,10 @@ def _full(topic: str) -> str:
 class Asks:
     """What one consumer asks the others, and what they ask it."""
 
-    def __init__(self, receives: Receives, sends: Sends, close_ms: Callable[[], int]) -> None:
+    def __init__(self, topic: str, receives: Receives, sends: Sends, close_ms: Callable[[], int]) -> None:
         """`close_ms` says how long closing may take."""
         self._receives = receives
+        self._topic = topic
         self._sends = sends
         self._close_ms = close_ms
         self._me = secrets.token_bytes(_SENDER_BYTES)
@@ -117,13 +118,12 @@ class Asks:
                     self.wake()
         except BaseException as error:  # noqa: BLE001 - who asks goes on, and closing ends it this way
             if not self._is_closed:
-                _log.warning("other consumers are not heard any more when they ask for messages: %s", error)
+                _log.warning("topic %s: who asks for messages there is not heard any more: %s", self._topic, error)
 
     def _take(self, payload: bytes) -> bool:
         """Note what a message asks for. Whether it is for us."""
         asked = _read(payload)
         if asked is None:
-            _log.debug("an ask of %d bytes is malformed, and ignored", len(payload))
             return False
         sender, keys = asked
         if sender == self._me or not keys:
@@ -131,7 +131,6 @@ class Asks:
         with self._lock:
             for key in keys:
                 if len(self._pending) >= _MAX_PENDING and key not in self._pending:
-                    _log.debug("more than %d keys are asked for: the rest is ignored", _MAX_PENDING)
                     break
                 self._pending[key] = None
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -12,9 +11,10 @@ from edgeserve._broker import base
 from edgeserve._broker.pulsar_slots import slot_of
 from edgeserve._broker.pulsar_topics import Held
 from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve._logging import Seldom, logger
 from edgeserve.errors import BrokerError, UsageError
 
-_log = logging.getLogger("edgeserve.broker.pulsar")
+_log = logger("broker.pulsar")
 
 # Waits are cut into slices so that Ctrl-C and close() are seen in time.
 _SLICE_MS = 100
@@ -30,8 +30,10 @@ _MAX_UNACKNOWLEDGED = 50_000
 class Consumer(ABC):
     """What both forms of a consumer share: the limit of a wait, and closing once."""
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], subscription: str) -> None:
         self._topics = frozenset(topics)
+        self._subscription = subscription
+        self._named = f"subscription {subscription!r} of {', '.join(topics)}"
         self._is_closed = False
         self._pid = os.getpid()
 
@@ -122,16 +124,32 @@ class Consumer(ABC):
 class SharedConsumer(Consumer):
     """One of several consumers, each of which has messages. A lost connection comes back by itself."""
 
-    def __init__(self, topics: Sequence[str], held: Held) -> None:
-        super().__init__(topics)
+    def __init__(self, topics: Sequence[str], held: Held, subscription: str) -> None:
+        super().__init__(topics, subscription)
         self._held = held
+        self._lost_ms: float | None = None
+        self._is_lost = False
 
     @property
     def is_active(self) -> bool:
         return True
 
     def _receive(self, slice_ms: int) -> Sequence[base.Delivery]:
-        return self._held.receive(slice_ms)
+        arrived = self._held.receive(slice_ms)
+        if not arrived and slice_ms:
+            self._look_at_connection()
+        return arrived
+
+    def _look_at_connection(self) -> None:
+        if self._held.is_connected:
+            if self._is_lost:
+                _log.info("%s: the connection is back", self._named)
+            self._lost_ms, self._is_lost = None, False
+        elif self._lost_ms is None:
+            self._lost_ms = steady_ms()
+        elif not self._is_lost and steady_ms() - self._lost_ms > _GRACE_MS:
+            self._is_lost = True
+            _log.warning("%s: the connection is lost, and comes back by itself", self._named)
 
     def _heard(self) -> bool:
         return self._held.heard()
@@ -173,9 +191,9 @@ class StandbyConsumer(Consumer):
     def __init__(
         self, topics: Sequence[str], first: Held | None, take: Callable[[], Held | None], subscription: str
     ) -> None:
-        super().__init__(topics)
+        super().__init__(topics, subscription)
         self._take = take
-        self._subscription = subscription
+        self._waits = Seldom(_log)
         self._changed = threading.Condition()
         self._held = first
         self._paused: frozenset[str] = frozenset()
@@ -220,7 +238,7 @@ class StandbyConsumer(Consumer):
             self._lost_ms = now_ms
         elif now_ms - self._lost_ms > _GRACE_MS:
             self._lost_ms = None
-            _log.warning("subscription %s: the connection is lost, standing by", self._subscription)
+            _log.warning("%s: the connection is lost, standing by", self._named)
             self._stand_by(held)
         if not arrived:
             pause_ms(min(slice_ms, 10))
@@ -228,6 +246,7 @@ class StandbyConsumer(Consumer):
 
     def _stand_by(self, lost: Held | None) -> None:
         self._held = None
+        self._waits.over()
         self._taker = threading.Thread(
             target=self._take_over, args=(lost,), name="edgeserve-pulsar-standby", daemon=True
         )
@@ -242,20 +261,24 @@ class StandbyConsumer(Consumer):
                 taken = self._take()
             except BrokerError as error:  # a broker that starts again answers with all sorts of refusals
                 if not self._is_closed:
-                    _log.warning("subscription %s waits: %s", self._subscription, error)
+                    self._waits.say("%s waits: %s", self._named, error)
             except BaseException as error:  # noqa: BLE001 - receive() raises it
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
                 return
             with self._changed:
-                if taken is not None and not self._is_closed:
+                is_over = taken is not None and not self._is_closed
+                if taken is not None and is_over:
                     taken.pause(self._paused)
                     self._held = taken
                     self._tenure += 1
                     self._changed.notify_all()
-                    return
-                self._changed.wait_for(lambda: self._is_closed, _RETRY_MS / 1000)
+                else:
+                    self._changed.wait_for(lambda: self._is_closed, _RETRY_MS / 1000)
+            if is_over:
+                _log.info("%s is held here now", self._named)
+                return
             if taken is not None:
                 taken.close()
 

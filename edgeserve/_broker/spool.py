@@ -25,10 +25,11 @@ from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms
 from edgeserve._interrupts import raise_noted
+from edgeserve._logging import Seldom, logger
 from edgeserve.address import Address, LocalAddress, PulsarAddress, data_folder, parse_address
 from edgeserve.errors import BrokerError, EdgeServeError, MissingExtra, PayloadTooLarge, UsageError
 
-_log = logging.getLogger("edgeserve.spool")
+_log = logger("spool")
 
 _FORWARDER = "forwarder"
 _QUEUE_SIZE = 200
@@ -36,7 +37,6 @@ _QUEUE_SIZE = 200
 _MOST_UNDER_WAY = 16
 _SLICE_MS = 100
 _RETRY_MS = 1000
-_WARN_MS = 60_000
 _LEAST_JOIN_MS = 300
 _LEAST_BYTES = 1 << 20
 
@@ -132,7 +132,9 @@ class _Forwarder:
         self._asked = 0
         self._is_closing = False
         self._refusal: EdgeServeError | None = None
-        self._warned_ms: float | None = None
+        self._gets_nothing = Seldom(_log)
+        self._lost = Seldom(_log, logging.ERROR)
+        self._is_cut_off = False
         self._thread = threading.Thread(target=self._run, name="edgeserve-spool", daemon=True)
         self._thread.start()
 
@@ -144,10 +146,9 @@ class _Forwarder:
                 self._refusal = error
                 _log.error("topic %r of %s: what is in the spool stays there: %s", self._topic, self._target, error)
                 return
-            except EdgeServeError as error:
+            except Exception as error:  # noqa: BLE001 - what is on the disk is forwarded as long as the process lives
                 self._warn(error)
-            except Exception:  # noqa: BLE001 - what is on the disk is forwarded as long as the process lives
-                _log.exception("forwarding to %s", self._target)
+                _log.debug("topic %r of %s: while forwarding", self._topic, self._target, exc_info=True)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, _RETRY_MS / 1000)
 
@@ -156,11 +157,16 @@ class _Forwarder:
         if self._refusal is not None:
             raise self._refusal
 
-    def _warn(self, error: EdgeServeError) -> None:
-        now_ms = steady_ms()
-        if not self._is_closing and (self._warned_ms is None or now_ms - self._warned_ms >= _WARN_MS):
-            self._warned_ms = now_ms
-            _log.warning("topic %r of %s gets nothing now, what is sent is kept: %s", self._topic, self._target, error)
+    def _warn(self, error: Exception) -> None:
+        if not self._is_closing:
+            self._is_cut_off = True
+            self._gets_nothing.say(
+                "topic %r of %s gets nothing now, what is sent is kept in the spool: %s: %s",
+                self._topic,
+                self._target,
+                type(error).__name__,
+                error,
+            )
 
     def _connect_and_forward(self) -> None:
         """Forward until something fails, or the end.
@@ -212,7 +218,7 @@ class _Forwarder:
 
     def _give_up(self, error: PayloadTooLarge, confirmed: Confirmed) -> None:
         # It would hold up all that come after it, for ever.
-        _log.error("topic %r of %s: an example is lost: %s", self._topic, self._target, error)
+        self._lost.say("topic %r of %s: an example is lost: %s", self._topic, self._target, error)
         confirmed(None)
 
     def _has_room(self) -> bool:
@@ -228,14 +234,17 @@ class _Forwarder:
             self._under_way -= 1
             if error is None:
                 self._unconfirmed.pop(delivery.message_id, None)
-                self._warned_ms = None
             else:
                 self._has_failed = True
             self._changed.notify_all()
-        if error is None:
-            self._consumer.acknowledge([delivery])
-        else:
+        if error is not None:
             self._warn(error)
+            return
+        if self._is_cut_off:
+            self._is_cut_off = False
+            self._gets_nothing.over()
+            _log.info("topic %r of %s gets what is in the spool again", self._topic, self._target)
+        self._consumer.acknowledge([delivery])
 
     def _has_more(self) -> bool:
         return self._refusal is None and (bool(self._unconfirmed) or not self._is_idle)
@@ -244,6 +253,8 @@ class _Forwarder:
         """Forward what there is, as far as the time allows."""
         until_ms = steady_ms() + timeout_ms
         with self._changed:
+            if self._is_closing:
+                return
             self._is_idle = False
             self._asked += 1
             while self._has_more() and (left_ms := until_ms - steady_ms()) > 0:
@@ -260,3 +271,4 @@ class _Forwarder:
             self._changed.notify_all()
         # It may be connecting, which has a limit of its own.
         self._thread.join(max(_LEAST_JOIN_MS, until_ms - steady_ms()) / 1000)
+        self._lost.close()

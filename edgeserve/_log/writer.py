@@ -6,7 +6,6 @@ clocks of one moment. The checksum, XXH64 of the bytes, tells a block that was c
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,10 +17,11 @@ import xxhash
 from edgeserve._core.clock import Clock
 from edgeserve._log.folder import LogFiles
 from edgeserve._log.records import LOST, SCHEMA, Head
+from edgeserve._logging import Seldom, logger
 
 FORMAT = "edgeserve replay log"
 
-_log = logging.getLogger("edgeserve.log")
+_log = logger("log")
 
 MOST_FIELDS = 500_000
 # What waits to be written, at most; and how often it is written, so that a disk sees few writes.
@@ -73,7 +73,7 @@ class LogWriter:
         self._lost = 0
         self._unwritten = 0
         self._lost_in_all = 0
-        self._has_warned = False
+        self._warnings = Seldom(_log)
         self._closing = threading.Event()
         self._files.append(pack_head(replace(head, part=files.part)))
         self._thread = threading.Thread(target=self._run, name=f"edgeserve-log-{head.operator}", daemon=True)
@@ -156,21 +156,17 @@ class LogWriter:
             self._files.append(pack_block(now.wall_ms, now.steady_ms, block))
         except OSError as error:
             self._unwritten += count
-            self._warn(error)
+            self._warnings.say(
+                "operator %s: its replay log %s loses records: %s", self._head.operator, self._files.path, error
+            )
         else:
             self._lost_in_all += self._unwritten
             self._unwritten = 0
-
-    def _warn(self, error: OSError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            _log.warning(
-                "operator %s: its replay log %s loses records: %s", self._head.operator, self._files.path, error
-            )
 
     def close(self) -> None:
         """Write what was added, and close the file."""
         self._closing.set()
         self._thread.join(_CLOSE_S)
+        self._warnings.close()
         if self.lost:
             _log.warning("operator %s: its replay log misses %d records", self._head.operator, self.lost)

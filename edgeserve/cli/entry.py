@@ -14,6 +14,7 @@ import edgeserve
 from edgeserve.cli.dead_letters import dead_letters_command
 from edgeserve.cli.demo.command import demo_command
 from edgeserve.cli.ftp import ftp_command
+from edgeserve.cli.log import show_log
 from edgeserve.cli.topics import topics_command
 from edgeserve.errors import EdgeServeError, UsageError
 
@@ -38,11 +39,15 @@ def _show_version(is_asked: bool) -> None:
 
 @app.callback()
 def edgeserve_command(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback is called
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Show more of the log: -v events, -vv everything.")
+    ] = 0,
 ) -> None:
     """Predictions from live data on many machines."""
+    show_log(verbose)
 
 
 def main() -> None:

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable
 
 from edgeserve._core.clock import steady_ms
+from edgeserve._logging import Seldom, logger
 from edgeserve.routing.transfer import shown
+from edgeserve.routing.urls import parse_payload_url
 
-_log = logging.getLogger("edgeserve.routing")
+_log = logger("routing")
 
 # Acknowledgements are sent on without being confirmed; by then they have arrived, or the broker is away.
 _AFTER_MS = 1000
@@ -31,6 +33,7 @@ class Deletes:
         self._waiting: deque[tuple[float, str]] = deque()
         self._is_closing = False
         self._thread: threading.Thread | None = None
+        self._refusals = Seldom(_log, logging.INFO)
         self.refused = 0
         """How many payloads were not deleted."""
 
@@ -65,7 +68,9 @@ class Deletes:
                 pass  # somebody else was faster
             except Exception as error:  # noqa: BLE001 - that a payload stays is no fault of the stream
                 self.refused += 1
-                _log.info("a payload was not deleted: %s", shown(error))
+                self._refusals.say(
+                    "the payload at %s was not deleted: %s", parse_payload_url(text).public, shown(error)
+                )
 
     def _next(self) -> str | None:
         """Wait for the next one to be due; None when there will be none."""

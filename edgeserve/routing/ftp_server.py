@@ -71,7 +71,7 @@ class FtpServer:
         handler = _handler(self.path, user, password, certificate, allow_delete=allow_delete)
         handler.passive_ports = passive_ports
         # Without a handler it would set up logging by itself, to stderr.
-        logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())
+        logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())  # noqa: TID251 - it is not ours
         loop = _part_of_pyftpdlib("ioloop").IOLoop()
         try:
             self._server = servers.FTPServer((host, port), handler, ioloop=loop)

@@ -317,7 +317,7 @@ def wire() -> Wire:
 
 @pytest.fixture
 def asks(wire: Wire) -> Iterator[Asks]:
-    made = Asks(wire, wire, lambda: 0)
+    made = Asks("asked", wire, wire, lambda: 0)
     yield made
     made.close()
 
@@ -358,7 +358,7 @@ def test_many_keys_are_asked_for_in_messages_that_others_take(wire: Wire, asks: 
     keys = [number.to_bytes(4, "big")[-size:].rjust(size, b"x") for number in range(250)]
     asks.ask(keys * (10_000 // len(keys)))
     other_wire = Wire()
-    other = Asks(other_wire, other_wire, lambda: 0)
+    other = Asks("asked", other_wire, other_wire, lambda: 0)
     arrive(other_wire, wire.sent)
     assert list(other.asked()) == keys
     other.close()

@@ -142,21 +142,6 @@ def test_an_option_of_the_nearest_join_out_of_range_is_refused(arguments: dict[s
         Compute(lambda a, b: None, MEMORY, join="nearest", **arguments)
 
 
-@pytest.mark.parametrize(
-    ("make", "argument"),
-    [
-        (lambda **given: DataSource([], MEMORY, "s", **given), {"log_path": "/tmp"}),
-        (lambda **given: DataSource([], MEMORY, "s", **given), {"log_filename": "x"}),
-        (lambda **given: Compute(same, MEMORY, **given), {"log_path": "/tmp"}),
-        (lambda **given: Compute(same, MEMORY, **given), {"log_verbose": True}),
-        (lambda **given: Materialize(keep, MEMORY, **given), {"log_filename": "x"}),
-    ],
-)
-def test_what_this_version_cannot_do_yet_is_refused(make: Callable[..., object], argument: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(iter(argument))):
-        make(**argument)
-
-
 def test_a_stream_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="iterate"):
         DataSource(5, MEMORY, "s")  # type: ignore[arg-type]

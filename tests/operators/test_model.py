@@ -443,7 +443,6 @@ def test_in_file_mode_the_task_gets_a_path_and_the_gates_the_url_of_its_output(
         ({"gate_in_signal": 3}, "gate_in_signal"),
         ({"decode_signal": 3}, "decode_signal"),
         ({"model_id": "a name that is too long"}, "model_id"),
-        ({"log_path": "somewhere"}, "log_path"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(arguments: dict[str, Any], match: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 import threading
@@ -20,9 +19,10 @@ from edgeserve._broker.local.settling import Settled, Settling
 from edgeserve._broker.local.subscription import Assigned, Evicted, Turn
 from edgeserve._broker.local.topic import AT_ONCE, Stored, Topic, properties_of
 from edgeserve._core.clock import pause_ms, steady_ms
+from edgeserve._logging import Seldom, logger
 from edgeserve.errors import BrokerError, UsageError
 
-_log = logging.getLogger("edgeserve.broker.local")
+_log = logger("broker.local")
 
 # One turn takes no longer than this many messages do.
 _MOST_MESSAGES = 500
@@ -36,7 +36,6 @@ _PEERS_MS = 20
 _GATHER_MS = 5
 _TRIM_MS = 200
 _RETRY_MS = 100
-_WARN_MS = 60_000
 _LEAVE_MS = 5_000
 
 
@@ -75,7 +74,9 @@ class LocalConsumer:
         self._position = Position()
         self._look_again = True
         self._is_active = False
-        self._peers_ms = self._warned_ms = -math.inf
+        self._peers_ms = -math.inf
+        self._waits = Seldom(_log)
+        self._named = f"subscription {subscription!r} of {', '.join(topics.values())}"
         self._arrived_ms = steady_ms()
         self._pause_ms = 0.0
 
@@ -276,7 +277,7 @@ class LocalConsumer:
                 with self._session, self._folder.errors():
                     self._folder.subscription(self._session, self._subscription).ask(self._id, keys)
             except (BrokerError, sqlite3.Error, OSError) as error:
-                _log.debug("subscription %r can't ask: %s", self._subscription, error)
+                _log.debug("%s can't ask: %s", self._named, error)
 
     def asked(self) -> Sequence[bytes]:
         """What the others have asked for since the last call, as of the last `receive`."""
@@ -356,10 +357,7 @@ class LocalConsumer:
 
     def _recover(self, error: Exception) -> None:
         """Tell why nothing comes, and start anew with the files."""
-        now_ms = steady_ms()
-        if now_ms - self._warned_ms >= _WARN_MS:
-            self._warned_ms = now_ms
-            _log.warning("subscription %r waits: %s", self._subscription, self._folder.explain(error))
+        self._waits.say("%s waits: %s", self._named, self._folder.explain(error))
         self._session.close()
 
     def close(self) -> None:

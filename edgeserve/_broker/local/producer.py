@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from edgeserve._broker.base import MAX_MESSAGE_BYTES, Confirmed, Message
 from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._broker.local.session import FORKED
 from edgeserve._broker.local.topic import Row, row_of
+from edgeserve._logging import logger
 from edgeserve.errors import BrokerError, DeliveryError, PayloadTooLarge, UsageError
 
-_log = logging.getLogger("edgeserve.broker.local")
+_log = logger("broker.local")
 
 _MOST_MESSAGES = 1000
 _MOST_BYTES = 4 << 20
@@ -94,7 +94,7 @@ class LocalProducer:
                 f"{len(given_up)} messages for topic {self.topic!r} were not stored within {timeout_ms} ms: {why}",
                 self._writer.address,
             )
-            _confirm(given_up, error)
+            self._confirm(given_up, error)
         self._writer.forget(self)
 
     # For the writer.
@@ -117,12 +117,19 @@ class LocalProducer:
             self._is_confirming = True
             count = min(count, len(self._unconfirmed))
             confirmations = [self._unconfirmed.popleft()[1] for _ in range(count)]
-        _confirm(confirmations, error)
+        self._confirm(confirmations, error)
         with self._changed:
             self._is_confirming = False
             self._is_scheduled = bool(self._unconfirmed)
             self._changed.notify_all()
             return self._is_scheduled
+
+    def _confirm(self, confirmations: Sequence[Confirmed], error: BrokerError | None) -> None:
+        for confirmed in confirmations:
+            try:
+                confirmed(error)
+            except Exception:  # noqa: BLE001 - one caller's failure must not take the others' confirmations
+                _log.exception("topic %s: a callback for a confirmed send raised", self.topic)
 
 
 def _check(message: Message, topic: str) -> None:
@@ -135,11 +142,3 @@ def _check(message: Message, topic: str) -> None:
         (message.key or "").encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"key {message.key!r} is no valid Unicode: expected text that UTF-8 can carry") from error
-
-
-def _confirm(confirmations: Sequence[Confirmed], error: BrokerError | None) -> None:
-    for confirmed in confirmations:
-        try:
-            confirmed(error)
-        except Exception:  # noqa: BLE001 - one caller's failure must not take the others' confirmations
-            _log.exception("a callback for a confirmed send raised")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import queue
 import threading
@@ -13,9 +12,10 @@ from edgeserve._broker.local.producer import LocalProducer
 from edgeserve._broker.local.session import Session
 from edgeserve._broker.local.topic import Row, Topic, bytes_of
 from edgeserve._core.clock import steady_ms
+from edgeserve._logging import Seldom, logger
 from edgeserve.errors import DeliveryError
 
-_log = logging.getLogger("edgeserve.broker.local")
+_log = logger("broker.local")
 
 _MOST_FILES = 64
 _RETRY_MS = 20
@@ -35,7 +35,7 @@ class Writer:
         self._blocked: dict[LocalProducer, None] = {}
         self._retry_ms = 0.0
         self._trimmed_ms: dict[str, float] = {}
-        self._warned_ms: dict[str, float] = {}
+        self._full: dict[str, Seldom] = {}
         self._producers: set[LocalProducer] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -137,10 +137,10 @@ class Writer:
             self._folder.trim_for_all(self._session, topic)
             if topic.used_bytes() < self._folder.max_topic_bytes:
                 return
-        if now_ms - self._warned_ms.get(topic.name, -math.inf) >= _WARN_MS:
-            self._warned_ms[topic.name] = now_ms
+        full = self._full.setdefault(topic.name, Seldom(_log))
+        if full.is_due:
             behind = topic.behind()
-            _log.warning(
+            full.say(
                 "topic %r at %s holds its limit of %s bytes, and sends wait: %s",
                 topic.name,
                 self.address,

@@ -11,7 +11,6 @@ them arrives first is up to the threads and the broker.
 
 from __future__ import annotations
 
-import logging
 import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from edgeserve import Compute, DataSource, Materialize, gates, run
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._core.ledger import Stats
 from edgeserve._interrupts import uninterrupted
+from edgeserve._logging import logger
 from edgeserve.address import Address
 from edgeserve.cli.demo.prediction import Predictor
 from edgeserve.cli.demo.replay import Reading, Replay, reading_in, reading_out
@@ -33,7 +33,7 @@ from edgeserve.errors import EdgeServeError
 # Longer than the join waits for a match, and than a machine pauses that is busy with something else.
 _IDLE_MS = 5000.0
 
-_log = logging.getLogger("edgeserve.demo")
+_log = logger("demo")
 
 
 @dataclass(frozen=True)
