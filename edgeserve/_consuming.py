@@ -51,6 +51,7 @@ class Consuming(Operator[T]):
     """The base of operators that receive. They bring a join, and write `_call` and `_finish`."""
 
     _serves_batches = False
+    _merges_copies = True
     _escalates_by: int | None = None
     """The output by which examples go on to the next model of a cascade."""
 
@@ -75,7 +76,7 @@ class Consuming(Operator[T]):
         self._sources = inputs.sources
         self._values = values
         self._errors = errors
-        self._ledger = Ledger()
+        self._ledger = Ledger(merges_copies=self._merges_copies)
         self._batches: dict[int, int] = {}
         self._batches_run = 0
         # What came in messages that were opened, and no step has taken yet.
