@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edgeserve.errors import PayloadNotStored as PayloadNotStored
     from edgeserve.errors import PayloadTooLarge as PayloadTooLarge
     from edgeserve.errors import PayloadUnavailable as PayloadUnavailable
+    from edgeserve.errors import ScriptFailed as ScriptFailed
     from edgeserve.errors import UsageError as UsageError
     from edgeserve.materialize import Deduplicate as Deduplicate
     from edgeserve.materialize import Materialize as Materialize
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from edgeserve.message_format import NetworkCodec as NetworkCodec
     from edgeserve.model import Model as Model
     from edgeserve.window import Window as Window
+    from edgeserve.worker import ScriptResult as ScriptResult
+    from edgeserve.worker import Worker as Worker
 
 __version__ = "0.1.0"
 
@@ -68,12 +71,14 @@ _NAMES = {
         "PayloadNotStored",
         "PayloadTooLarge",
         "PayloadUnavailable",
+        "ScriptFailed",
         "UsageError",
     ),
     "materialize": ("Deduplicate", "Materialize"),
     "message_format": ("BaseBytesCodec", "GraphCodec", "NetworkCodec"),
     "model": ("Model",),
     "window": ("Window",),
+    "worker": ("ScriptResult", "Worker"),
 }
 
 _MODULES = (
@@ -88,11 +93,13 @@ _MODULES = (
     "materialize",
     "message_format",
     "model",
+    "replay",
     "routing",
     "sources",
     "testing",
     "util",
     "window",
+    "worker",
 )
 
 __all__ = [
@@ -121,11 +128,14 @@ __all__ = [
     "PayloadTooLarge",
     "PayloadUnavailable",
     "PulsarAddress",
+    "ScriptFailed",
+    "ScriptResult",
     "SimulateTimeSeries",
     "SimulateVideoWithTimestamps",
     "Stats",
     "UsageError",
     "Window",
+    "Worker",
     "run",
 ]
 

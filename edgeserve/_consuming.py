@@ -27,7 +27,7 @@ from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
-from edgeserve._log.recording import LogTarget, StepLog, make_head
+from edgeserve._log.recording import LogTarget, StepLog, open_log
 from edgeserve._logging import logger
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
@@ -55,6 +55,7 @@ class Consuming(Operator[T]):
     """The base of operators that receive. They bring a plan of their join, and their work."""
 
     _serves_batches = False
+    _merges_copies = True
     _escalates_by: int | None = None
     """The output by which examples go on to the next model of a cascade."""
 
@@ -93,7 +94,7 @@ class Consuming(Operator[T]):
         self._sources = inputs.sources
         self._values = values
         self._errors = errors
-        self._ledger = Ledger()
+        self._ledger = Ledger(merges_copies=self._merges_copies)
         self._batches: dict[int, int] = {}
         self._batches_run = 0
         # What came in messages that were opened, and no step has taken yet.
@@ -138,8 +139,7 @@ class Consuming(Operator[T]):
 
     def _open_log(self, target: LogTarget) -> None:
         topics_out = [each.topic for each in self._outputs]
-        head = make_head(self, target, self._clock, self._inputs.topics, topics_out, self._plan)
-        writer = target.open(head, self._clock)
+        writer = open_log(target, self, self._clock, self._inputs.topics, topics_out, self._plan)
         if writer is not None:
             slot_of = (lambda flow_id: self._inbox.slot(message_key(flow_id))) if self._inbox.must_ask else None
             at_once = self._join.serves_at_once is not None

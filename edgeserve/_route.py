@@ -33,6 +33,7 @@ class RoutePolicy:
         root: The folder of this node's own payloads, and of what is fetched into files.
         fetching: How payloads are fetched.
         prefetch: How many payloads are fetched ahead.
+        remembers: Whether what was fetched may serve another use of the same URL.
     """
 
     wants_urls: bool
@@ -41,6 +42,7 @@ class RoutePolicy:
     root: str
     fetching: Fetching
     prefetch: int
+    remembers: bool = True
 
     @classmethod
     def from_flags(
@@ -151,7 +153,9 @@ class Route:
     def _made(self) -> Fetcher:
         if self._fetcher is None:
             policy = self.policy
-            self._fetcher = Fetcher(policy.fetching, policy.root, in_memory=policy.in_memory)
+            self._fetcher = Fetcher(
+                policy.fetching, policy.root, in_memory=policy.in_memory, remembers=policy.remembers
+            )
         return self._fetcher
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from edgeserve._broker.base import Producer
@@ -14,7 +15,7 @@ from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.in_flight import MAX_UNCONFIRMED, InFlight
 from edgeserve._broker.outbox import Outbox
 from edgeserve._broker.spool import Spool, SpooledProducer
-from edgeserve._core.checks import check_count
+from edgeserve._core.checks import check_count, checked_capture_ms
 from edgeserve._core.clock import Clock, Now
 from edgeserve._core.ids import ID_SIZE, random_ids
 from edgeserve._core.ledger import Ledger, Stats
@@ -22,15 +23,17 @@ from edgeserve._core.step import Fate
 from edgeserve._flow_ids import FlowId, check_fits, checked_header_size, id_of_flow
 from edgeserve._interrupts import interruptibly
 from edgeserve._log.folder import LogFolder
-from edgeserve._log.recording import LogTarget, SourceLog, make_head
+from edgeserve._log.recording import LogTarget, SourceLog, open_log
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate, gated_out
 from edgeserve._ports import Outputs
+from edgeserve._sealing import Sealing
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
 from edgeserve.address import Address, parse_address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
+from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.store import PayloadStore, check_store
 from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
 
@@ -89,6 +92,8 @@ class DataSource(Operator[bytes]):
     """
 
     _log: SourceLog | None = None
+    _sealing: Sealing | None = None
+    """What signs payloads, where there is a key."""
 
     def __init__(
         self,
@@ -182,7 +187,7 @@ class DataSource(Operator[bytes]):
         return self._ledger.stats(sent=outbox.sent, unconfirmed=outbox.unconfirmed, sent_bytes=outbox.sent_bytes)
 
     def _open_log(self, target: LogTarget) -> None:
-        writer = target.open(make_head(self, target, self._clock, (), (self._outputs.topic,), None), self._clock)
+        writer = open_log(target, self, self._clock, topics_out=(self._outputs.topic,))
         if writer is not None:
             self._log = SourceLog(writer, self._clock, payloads=target.verbose)
 
@@ -192,6 +197,8 @@ class DataSource(Operator[bytes]):
 
     def _stop_waiting(self) -> None:
         self._outbox.stop()
+        if self._sealing is not None:
+            self._sealing.stop()
 
     def _abandon_step(self) -> bool:
         with self._door:
@@ -229,13 +236,11 @@ class DataSource(Operator[bytes]):
             return None
         capture_ms = now.wall_ms
         if self._event_time is not None:
-            capture_ms = _checked_ms(interruptibly(self._event_time, item))
+            capture_ms = checked_capture_ms(interruptibly(self._event_time, item))
         flow_id = b"" if self._flow_id is None else id_of_flow(interruptibly(self._flow_id, item))
-        is_url = self._store is not None and len(payload) > self._store_above_bytes
-        if self._store is not None and is_url:
-            check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
-            payload = self._store.put(payload).encode("ascii")
-        example_id = self._new_id()
+        example_id, is_url = self._new_id(), False
+        if self._store is not None or self._sealing is not None:
+            payload, is_url = self._travelling(payload, example_id, capture_ms, flow_id)
         example = self._outputs.made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
         self._outbox.send(example, None)
         if self._log is not None:
@@ -246,6 +251,15 @@ class DataSource(Operator[bytes]):
         self._ledger.settle_some(1, fate)
         if self._log is not None:
             self._log.unsent(fate)
+
+    def _travelling(self, payload: bytes, example_id: bytes, capture_ms: int, flow_id: bytes) -> tuple[bytes, bool]:
+        """What is sent of a payload, and whether that is but its URL."""
+        if self._sealing is not None:
+            return self._sealing.seal(payload, example_id, capture_ms), False
+        if self._store is None or len(payload) <= self._store_above_bytes:
+            return payload, False
+        check_fits(flow_id, self._outputs.header_size)  # before its payload is stored
+        return self._store.put(payload).encode("ascii"), True
 
     def _new_id(self) -> bytes:
         if not self._ids:
@@ -264,17 +278,48 @@ class DataSource(Operator[bytes]):
 
 
 class CodeSource(DataSource):
-    """Sends pieces of code, as text.
+    """Sends scripts, as text. With a key they are signed, and a `Worker` that has it runs them; without, none does.
 
     Args:
-        stream: Any iterable of str.
+        stream: Any iterable of str. With a key, an item that is but a URL of a known scheme stands for the script that
+            is there: it is fetched once, to be signed, and the URL travels.
         pulsar_node, gate, topic: As for `DataSource`; the default gate encodes as UTF-8.
+        key: What the scripts are signed with: 16 bytes or more, 32 random ones at best (`secrets.token_bytes(32)`).
+            Whoever has it can run code on the nodes of its workers. None: nothing is signed.
+        store: Where scripts are kept, so that only their URLs and signatures travel; None sends them whole.
+        store_above_bytes: What is no larger than this travels whole all the same.
+        fetching: How items that are URLs are fetched to be signed.
+        clock: Where time is read; None for the machine's clocks.
+
+    Raises:
+        UsageError, BrokerError, BrokerUnreachable, PayloadNotStored: As for `DataSource`.
+        PayloadUnavailable: Raised by a step whose item is a URL of what can't be fetched.
     """
 
     def __init__(
-        self, stream: Iterable[Any], pulsar_node: Address, gate: Gate | None = text_out, topic: str = "src"
+        self,
+        stream: Iterable[Any],
+        pulsar_node: Address,
+        gate: Gate | None = text_out,
+        topic: str = "src",
+        *,
+        key: bytes | None = None,
+        store: PayloadStore | None = None,
+        store_above_bytes: int = _STORE_ABOVE_BYTES,
+        fetching: Fetching | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        super().__init__(stream, pulsar_node, "code-source", gate, topic)
+        options: dict[str, Any] = {"store": store, "store_above_bytes": store_above_bytes}
+        sealing = None
+        if key is not None:
+            sealing = Sealing(key, one_topic(topic), **options, fetching=fetching)
+            options = {"packing": False}  # workers that share a topic share it message by message
+        elif fetching is not None:
+            raise UsageError("fetching= is for scripts that are fetched to be signed: give a key=")
+        super().__init__(stream, pulsar_node, "code-source", gate, topic, clock=clock, **options)
+        if sealing is not None:
+            self._sealing = sealing
+            self._parts.callback(self._close_flushed, sealing)
 
 
 class _CapturedSource(DataSource):
@@ -286,7 +331,7 @@ class _CapturedSource(DataSource):
         def gate_of_item(item: Captured[Any]) -> Any:
             return gate(item.value)
 
-        super().__init__(stream, pulsar_node, source_id, gate_of_item, topic, event_time=_capture_ms)
+        super().__init__(stream, pulsar_node, source_id, gate_of_item, topic, event_time=attrgetter("capture_ms"))
         self._parts.callback(_close_stream, stream)
 
 
@@ -375,29 +420,7 @@ class SimulateTimeSeries(_CapturedSource):
         super().__init__(time_series(filename), pulsar_node, source_id, csv_row_out if gate is None else gate, topic)
 
 
-def _capture_ms(item: Captured[Any]) -> int:
-    return item.capture_ms
-
-
 def _close_stream(stream: Generator[Any, None, None]) -> None:
     # A step that was abandoned may still be inside it; it is then closed with the process.
     with suppress(ValueError):
         stream.close()
-
-
-def _checked_ms(capture_ms: float) -> int:
-    """A capture time in whole ms.
-
-    Raises:
-        UsageError: It is no number, or 0 or less, which the wire cannot carry.
-    """
-    try:
-        whole_ms = int(capture_ms)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"event_time returned {capture_ms!r}: expected ms since the epoch") from error
-    if not 0 < whole_ms < 1 << 63:
-        raise UsageError(
-            f"event_time returned {capture_ms!r}: expected ms since the epoch, more than 0; give a recording that "
-            "starts at 0 an offset"
-        )
-    return whole_ms

@@ -10,9 +10,12 @@ EdgeServeError
     DeliveryError                 a send failed; its input stays unacknowledged
   PayloadUnavailable              a payload can't be fetched; has .url (without credentials) and .reason
   PayloadNotStored                a payload can't be kept in its store; its example was not sent
+  ScriptFailed                    a script that a Worker ran failed, or ran out of time; has .result
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "BrokerError",
@@ -24,6 +27,7 @@ __all__ = [
     "PayloadNotStored",
     "PayloadTooLarge",
     "PayloadUnavailable",
+    "ScriptFailed",
     "UsageError",
 ]
 
@@ -110,3 +114,15 @@ class PayloadUnavailable(EdgeServeError):
 
 class PayloadNotStored(EdgeServeError):
     """A payload can't be kept in its store, for lack of room perhaps. Its example was not sent."""
+
+
+class ScriptFailed(EdgeServeError):
+    """A script that a `Worker` ran ended with another exit code than 0, or was ended at its time limit.
+
+    Attributes:
+        result: How it ended, a `ScriptResult`.
+    """
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result

@@ -32,6 +32,7 @@ from edgeserve._broker.dead_letters import DeadLetter
 from edgeserve._broker.local.names import file_name, subscription_name, topic_name
 from edgeserve._broker.marks import HEADER_SIZE, PACK, UNREADABLE
 from edgeserve._core import packs
+from edgeserve._core.signed import ScriptRefused, Signed, unpack_signed
 from edgeserve.address import LocalAddress, PulsarAddress, parse_address
 from edgeserve.cli.dead_letters import letter_record, letters_table
 from edgeserve.errors import MalformedMessage, PayloadUnavailable, UsageError
@@ -57,6 +58,11 @@ EXAMPLE_WITH_HEADER = GraphCodec(header_size=8).encode(uuid.UUID(int=2), "m", b"
 PACK_SAMPLES = (
     packs.pack([(EXAMPLE, 1), (EXAMPLE_WITH_HEADER, 1_700_000_000_000), (b"", (1 << 63) - 1)]),
     packs.pack([(EXAMPLE, 1)] * packs.MAX_EXAMPLES),
+)
+SIGNED_SAMPLES = (
+    Signed(1_700_000_000_000, bytes(32), script=b"print(1)").packed(),
+    Signed(1, b"s" * 32, stored="ftp://node:2121/a.payload#size=8").packed(),
+    Signed(1, b"s" * 32, url="ftp://node/job.py").packed(),
 )
 MSGPACK_SAMPLES = tuple(
     msgpack.packb(value)
@@ -180,6 +186,11 @@ def read_marked_pack(data: bytes) -> None:
     assert list(packs.unpack(packs.pack(entries), is_marked=True)) == list(entries)
 
 
+def read_signed(data: bytes) -> None:
+    signed = unpack_signed(data)
+    assert unpack_signed(signed.packed()) == signed
+
+
 def read_payload_url(data: bytes) -> None:
     url = parse_payload_url(data)
     assert not {"", ".", ".."} & set(url.path)
@@ -298,6 +309,7 @@ DECODERS: dict[str, Decoder] = {
     "packs.unpack, marked": Decoder(
         read_marked_pack, (packs.pack([(EXAMPLE, 1, packs.URL), (EXAMPLE, 2)]), *PACK_SAMPLES), spare_bytes=_PACK_SPARE
     ),
+    "unpack_signed": Decoder(read_signed, SIGNED_SAMPLES, ScriptRefused),
     "parse_payload_url": Decoder(
         read_payload_url,
         (b"ftp://me:pw@node-1:2121/a%20b/c.jpg#size=12&xxh3=0123456789abcdef", b"file:///dev/shm/x", b"ftp://[::1]/x"),

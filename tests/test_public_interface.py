@@ -128,6 +128,13 @@ POSITIONS: dict[str, list[tuple[str, Any]]] = {
         ("log_path", None),
         ("log_filename", None),
     ],
+    "edgeserve.worker.Worker": [
+        NODE,
+        ("topic", "code"),
+        ("ftp", False),
+        ("ftp_memory", True),
+        ("local_ftp_path", FTP),
+    ],
     "edgeserve.message_format.GraphCodec": [("msg_uuid_size", 16), ("op_from_size", 16), ("header_size", 0)],
     "edgeserve.message_format.NetworkCodec": [("header_size", Parameter.empty)],
     "edgeserve.message_format.BaseBytesCodec": [],
@@ -141,9 +148,11 @@ OPERATORS = [
     edgeserve.Model,
     edgeserve.BatchModel,
     edgeserve.Materialize,
+    edgeserve.Worker,
 ]
-# A topic is read under one name and written under another; a task is called as its operator does.
-MAY_DIFFER = {"topic", "task"}
+# A topic is read under one name and written under another; a task is called as its operator does. A worker has the
+# prototype's name and way of fetching, and does not stop when somebody's script fails.
+MAY_DIFFER = {"topic", "task", "worker_id", "ftp_memory", "on_error"}
 
 
 def found(path: str) -> Any:
@@ -159,7 +168,8 @@ def test_the_positions_and_defaults_of_arguments_are_fixed(path: str) -> None:
 
 def test_the_code_sources_positions_are_fixed_and_its_gate_encodes() -> None:
     parameters = signature(edgeserve.CodeSource).parameters
-    assert list(parameters) == ["stream", "pulsar_node", "gate", "topic"]
+    positional = [name for name, each in parameters.items() if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    assert positional == ["stream", "pulsar_node", "gate", "topic"]
     assert parameters["gate"].default("é") == "é".encode()
 
 

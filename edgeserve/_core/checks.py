@@ -25,3 +25,21 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{name} is {value!r}: expected a whole number, {least} or more")
+
+
+def checked_capture_ms(capture_ms: float) -> int:
+    """A capture time in whole ms.
+
+    Raises:
+        UsageError: It is no number, or 0 or less, which the wire cannot carry.
+    """
+    try:
+        whole_ms = int(capture_ms)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"event_time returned {capture_ms!r}: expected ms since the epoch") from error
+    if not 0 < whole_ms < 1 << 63:
+        raise UsageError(
+            f"event_time returned {capture_ms!r}: expected ms since the epoch, more than 0; give a recording that "
+            "starts at 0 an offset"
+        )
+    return whole_ms

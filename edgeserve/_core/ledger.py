@@ -90,9 +90,13 @@ class Ledger:
 
     Releasing is safe from any thread. Each fate is given by one thread at a time: the one that steps, or, for a source
     that counts what was confirmed, the broker's.
+
+    Args:
+        merges_copies: Whether another example with the id of one that is held is nothing but a copy of that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, merges_copies: bool = True) -> None:
+        self._merges_copies = merges_copies
         self._lock = threading.Lock()
         self._open: dict[bytes, Example] = {}
         self._fates = dict.fromkeys(Fate, 0)
@@ -114,7 +118,7 @@ class Ledger:
                     self._settle(example, Fate.MALFORMED)
                     continue
                 original = is_open.setdefault(example.id, example)
-                if original is example:
+                if original is example or not self._merges_copies:
                     example.holds = 1
                     continue
                 self._settle(example, Fate.DUPLICATE)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+import edgeserve
 from edgeserve._core.asking import Ask
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock, Now, steady_ms, steady_s
 from edgeserve._core.ids import ID_SIZE
@@ -76,21 +77,6 @@ class LogTarget:
     filename: str | None = None
     verbose: bool = False
 
-    def open(self, head: Head, clock: Clock) -> LogWriter | None:
-        """What writes the log, if there is to be one.
-
-        Raises:
-            UsageError: The arguments are wrong, or no log can be written there.
-        """
-        if self.path is None:
-            return None
-        folder = self.path if isinstance(self.path, LogFolder) else LogFolder(self.path)
-        started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
-        stem = self.filename
-        if stem is None:
-            stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
-        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
-
 
 class Named(Protocol):
     """An operator, as far as a log's head goes."""
@@ -100,16 +86,22 @@ class Named(Protocol):
         """Its name."""
 
 
-def make_head(
-    operator: Named,
+def open_log(
     target: LogTarget,
+    operator: Named,
     clock: Clock,
-    topics_in: Sequence[str],
-    topics_out: Sequence[str],
-    plan: Plan | None,
-) -> Head:
-    """The head of a run that begins now; a source has no plan."""
-    return Head(
+    topics_in: Sequence[str] = (),
+    topics_out: Sequence[str] = (),
+    plan: Plan | None = None,
+) -> LogWriter | None:
+    """What writes the log of a run that begins now, if there is to be one; a source has no plan.
+
+    Raises:
+        UsageError: The arguments are wrong, or no log can be written there.
+    """
+    if target.path is None:
+        return None
+    head = Head(
         run=uuid.uuid4().hex,
         part=1,
         operator=operator.name,
@@ -122,7 +114,14 @@ def make_head(
         pid=os.getpid(),
         started_ms=clock.now().wall_ms,
         has_payloads=target.verbose,
+        version=edgeserve.__version__,
     )
+    folder = target.path if isinstance(target.path, LogFolder) else LogFolder(target.path)
+    stem = target.filename
+    if stem is None:
+        started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
+        stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
+    return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
 
 
 def _fields_of(plan: Any) -> dict[str, Any]:

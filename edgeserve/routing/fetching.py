@@ -104,13 +104,15 @@ class Fetcher:
         root: The folder of this node's own payloads, as its FTP server serves it; in file mode, what is fetched goes
             to `root/HOST/`.
         in_memory: Whether a payload becomes bytes, or the path of a file.
+        remembers: Whether what was fetched may serve another use of the same URL; not where what is there may change.
     """
 
-    def __init__(self, fetching: Fetching, root: str, *, in_memory: bool) -> None:
+    def __init__(self, fetching: Fetching, root: str, *, in_memory: bool, remembers: bool = True) -> None:
         self._limits = fetching
         self._root = os.path.realpath(root)
         self._this_host = ThisHost(self._root, fetching.folders)
         self._in_memory = in_memory
+        self._remembers = remembers
         self._stores = Stores(fetching.timeout_ms)
         self._files = FetchedFiles(self._root, fetching.keep)
         self._lock = threading.Lock()
@@ -256,6 +258,8 @@ class Fetcher:
 
     def _remember(self, text: str, payload: bytes | str) -> None:
         """Keep it for another use, within the bounds. With the lock."""
+        if not self._remembers:
+            return
         if isinstance(payload, str):
             self._paths[text] = payload
             if len(self._paths) > _MOST_FILES:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeserve import Compute, DataSource, Materialize, Model
+from edgeserve import Compute, DataSource, Materialize, Model, Worker
 from tests.broker.workers import ROOT, until
 
 _DIGITS = 13
@@ -152,6 +152,13 @@ def run_sink(journal: Journal, broker: str, topic: str, *, work_ms: float = 0, *
     sink.run()
 
 
+def run_worker(journal: Journal, broker: str, topic: str, *, key: str, **options: Any) -> None:
+    """Run scripts."""
+    worker = Worker(broker, topic, key=bytes.fromhex(key), **options)
+    journal.note("ready")
+    worker.run()
+
+
 # How a test sees them
 
 
@@ -232,5 +239,12 @@ def finished(sinks: Sequence[Member]) -> list[int]:
 
 if __name__ == "__main__":
     _, role, path, given = sys.argv
-    roles = {"source": run_source, "batches": run_batches, "compute": run_compute, "model": run_model, "sink": run_sink}
+    roles = {
+        "source": run_source,
+        "batches": run_batches,
+        "compute": run_compute,
+        "model": run_model,
+        "sink": run_sink,
+        "worker": run_worker,
+    }
     roles[role](Journal(path), **json.loads(given))

@@ -1,0 +1,161 @@
+"""Signed scripts: what travels of a script that may run on other nodes, and whether it is what its sender signed.
+
+The payload of the example is `MAGIC` and one msgpack map:
+
+    signed_ms   when it was signed, ms since the epoch
+    signature   HMAC-SHA-256, 32 bytes
+    script      the script's bytes; or, in its place, where they are:
+    stored      the URL under which the source's store keeps them
+    url         a URL that the source was given
+
+The signature is over a label, the topic, the example's id, `signed_ms` (8 bytes, big-endian) and the script's bytes,
+each with its length before it (8 bytes, big-endian), so that no byte can pass from one part into the next. It is over
+the script itself also where only a URL travels: a URL says nothing of what will be found there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+import msgpack
+
+from edgeserve.errors import UsageError
+
+MAGIC = b"edgeserve-code-1\n"
+MIN_KEY_BYTES = 16
+
+_LABEL = b"edgeserve code, version 1"
+_SIGNATURE_BYTES = 32
+_PLACES = ("script", "stored", "url")
+HOW_TO_MAKE_A_KEY = (
+    "make one with secrets.token_bytes(32), keep it in a file that nobody else can read, and give the same bytes to "
+    "CodeSource(key=...) and Worker(key=...): whoever has the key can run code on the workers' nodes"
+)
+
+
+class ScriptRefused(Exception):
+    """Something must not run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What travels of a script. Exactly one of `script`, `stored` and `url` is there.
+
+    Attributes:
+        signed_ms: When it was signed, ms since the epoch.
+        signature: What `Signer.signature` made.
+        script: The script's bytes.
+        stored: The URL under which the source's store keeps them.
+        url: A URL that the source was given.
+    """
+
+    signed_ms: int
+    signature: bytes
+    script: bytes | None = None
+    stored: str | None = None
+    url: str | None = None
+
+    def packed(self) -> bytes:
+        """The payload of the example."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        packed: bytes = msgpack.packb(fields)
+        return MAGIC + packed
+
+
+def unpack_signed(payload: bytes) -> Signed:
+    """Read the payload of an example. Nothing that it says is proven yet.
+
+    Raises:
+        ScriptRefused: It is no signed script.
+    """
+    if not payload.startswith(MAGIC):
+        raise ScriptRefused("it is not signed")
+    try:
+        fields = msgpack.unpackb(payload[len(MAGIC) :], max_array_len=0, max_map_len=3, max_ext_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ScriptRefused(f"it is cut off or damaged: {error}") from error
+    if not isinstance(fields, dict):
+        raise ScriptRefused("it is damaged: it has no fields")
+    places = [name for name in _PLACES if name in fields]
+    if len(places) != 1 or set(fields) != {"signed_ms", "signature", places[0]}:
+        raise ScriptRefused("it is damaged, or of a later version: its fields are others than expected")
+    signed_ms, signature, content = fields["signed_ms"], fields["signature"], fields[places[0]]
+    if type(signed_ms) is not int or not 0 < signed_ms < 1 << 63:
+        raise ScriptRefused("it is damaged: the time at which it was signed is none")
+    if not isinstance(signature, bytes) or len(signature) != _SIGNATURE_BYTES:
+        raise ScriptRefused("it is damaged: its signature is none")
+    if isinstance(content, bytes) and "script" in fields:
+        return Signed(signed_ms, signature, script=content)
+    if isinstance(content, str) and "script" not in fields:
+        return Signed(signed_ms, signature, stored=fields.get("stored"), url=fields.get("url"))
+    raise ScriptRefused(f"it is damaged: its {places[0]} is none")
+
+
+class Signer:
+    """Signs, and checks signatures, with one key, which it shows nowhere.
+
+    Args:
+        key: 16 bytes or more; 32 random ones are best.
+
+    Raises:
+        UsageError: It is none; the message has nothing of the key in it.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if not isinstance(key, bytes):
+            hint = ": bytes.fromhex(...) makes bytes of hexadecimal digits" if isinstance(key, str) else ""
+            raise UsageError(f"the key is of type {type(key).__name__}: expected bytes{hint}; {HOW_TO_MAKE_A_KEY}")
+        if len(key) < MIN_KEY_BYTES:
+            raise UsageError(f"the key has {len(key)} bytes: expected {MIN_KEY_BYTES} or more; {HOW_TO_MAKE_A_KEY}")
+        # The state from which each signature goes on, and not the key, which then is in no attribute.
+        self._begun = hmac.new(key, _part(_LABEL), hashlib.sha256)
+
+    def __repr__(self) -> str:
+        return "Signer()"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What tells one key from another, and says nothing else of it."""
+        return self._begun.digest()
+
+    def signature(self, topic: str, example_id: bytes, signed_ms: int, script: bytes) -> bytes:
+        """Sign a script for one topic and one example."""
+        begun = self._begun.copy()
+        for part in (topic.encode("utf-8"), example_id, signed_ms.to_bytes(8, "big"), script):
+            begun.update(_part(part))
+        return begun.digest()
+
+    def check(self, signed: Signed, topic: str, example_id: bytes, script: bytes) -> None:
+        """Check that a script is what its sender signed, for this topic and this example.
+
+        Raises:
+            ScriptRefused: It is not.
+        """
+        expected = self.signature(topic, example_id, signed.signed_ms, script)
+        if not hmac.compare_digest(expected, signed.signature):
+            raise ScriptRefused(
+                "its signature is not that of this key: it was altered, signed for another topic or as another "
+                "example, or signed with another key"
+            )
+
+
+def check_age(signed_ms: int, now_ms: int, max_age_ms: float) -> None:
+    """Check that a script was signed no longer ago than `max_age_ms`, end included, nor so far in the future.
+
+    Raises:
+        ScriptRefused: It was not.
+    """
+    age_ms = now_ms - signed_ms
+    if age_ms > max_age_ms:
+        raise ScriptRefused(f"it was signed {age_ms:,} ms ago, and max_age_ms is {max_age_ms:,.0f}")
+    if -age_ms > max_age_ms:
+        raise ScriptRefused(
+            f"it was signed {-age_ms:,} ms in the future, and max_age_ms is {max_age_ms:,.0f}: a clock is wrong, the "
+            "sender's or this node's"
+        )
+
+
+def _part(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "big") + content
