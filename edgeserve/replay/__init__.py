@@ -1,1 +1,12 @@
-"""Replay logs: reading them, and running them again."""
+"""Replay logs: what was joined with what, when, how late, and what was dropped.
+
+Operators write them with `log_path=`. `load` reads them as tables, `run` runs them again with another task or other
+knobs, `grid` tries many, and `suggest` chooses.
+"""
+
+from __future__ import annotations
+
+from edgeserve.replay._clocks import ClockPair
+from edgeserve.replay._log import OperatorRun, ReplayLog, load
+
+__all__ = ["ClockPair", "OperatorRun", "ReplayLog", "load"]

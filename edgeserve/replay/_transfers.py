@@ -1,0 +1,39 @@
+"""The messages between hosts, of which clocks are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeserve._core.ids import ID_SIZE
+from edgeserve._extras import require
+from edgeserve.replay._columns import PURPOSE, Columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def fastest_between(runs: Sequence[Columns]) -> dict[tuple[str, str], float]:
+    """What the fastest message from each host to each other one seems to have taken, in ms, by their own clocks."""
+    numpy = require("numpy", "replay", PURPOSE)
+    fastest: dict[tuple[str, str], float] = {}
+    for sender in runs:
+        ids, left_ms = _sent_by(numpy, sender)
+        for receiver in runs:
+            hosts = (sender.head.host, receiver.head.host)
+            if hosts[0] == hosts[1] or not len(ids) or not len(receiver.number):
+                continue
+            received = numpy.frombuffer(receiver.ids, dtype=f"S{ID_SIZE}")
+            _, at, there = numpy.intersect1d(ids, received, return_indices=True)
+            if len(at):
+                took_ms = float((receiver.received_ms[there] - left_ms[at]).min())
+                fastest[hosts] = min(took_ms, fastest.get(hosts, took_ms))
+    return fastest
+
+
+def _sent_by(numpy: Any, run: Columns) -> tuple[NDArray[np.bytes_], NDArray[np.float64]]:
+    """The ids of what an operator sent, and when it left."""
+    ids = [*run.sent_ids, *run.predictions.ids, *run.served_ids]
+    left_ms = [*run.sent_handed_ms, *run.predictions.finish_ms, *run.served_finish_ms]
+    return numpy.array(ids, dtype=f"S{ID_SIZE}"), numpy.array(left_ms, dtype=numpy.float64)
