@@ -70,20 +70,23 @@ class ReplayLog:
             its last input until it was finished, `timeliness_ms` until it was used, which is when the function of the
             sink `used_by` was called with it; `staleness_ms` the same from the capture of the first input. On the last
             input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
-            `compute_ms` in tasks and fetches: they add up to `timeliness_ms`.
+            `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
         drops: The examples that were received and not used, with their fates; `waited_ms` since they were received,
             `age_ms` since they were captured.
         runs: What each operator's log says of its run.
         clocks: What is known of each two hosts' clocks.
     """
 
-    def __init__(self, logged: Sequence[Logged]) -> None:
+    def __init__(self, logged: Sequence[Logged], scores: Mapping[bytes, bool] | None = None) -> None:
         self._logged = list(logged)
         columns = [Columns(run) for run in self._logged]
         hosts = list(dict.fromkeys(run.head.host for run in columns))
         clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
+        if scores:
+            right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
+            self.predictions["is_right"] = self.predictions["output_id"].map(right).astype("boolean")
         self.clocks: Sequence[ClockPair] = clocks.pairs
         self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
         self._held = {run.head.operator: int((run.fate == HELD).sum()) for run in columns if run.head.plan_kind}

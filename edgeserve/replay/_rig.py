@@ -186,8 +186,10 @@ class Rig:
             began_ms = steady_ms()
             self._fill_in(job)
             job.arguments = self._tools.values.arguments(job.units)
-            outcomes = self._tools.work.finish(job, self._tools.work.call(job))
+            result = self._tools.work.call(job)
+            outcomes = self._tools.work.finish(job, result)
             measured_ms = steady_ms() - began_ms
+            self._tools.scores.note(job, result, outcomes)
         finish_ms = start_ms + lasts(job, measured_ms)
         wall_ms = self.clock.time.wall_ms - self.clock.time.steady_ms
         self.clock.time = Now(round(wall_ms + start_ms), start_ms)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeserve._cascading import Answers, Gates
 from edgeserve._core.ids import DerivedIds
+from edgeserve._core.step import Job, Outcome
 from edgeserve._log.records import Head
 from edgeserve._payload import Gate
 from edgeserve._ports import OutGate, Values, Work
@@ -28,10 +29,12 @@ class Tools:
     Attributes:
         values: What becomes of payloads before the task.
         work: The task, and what becomes of its result.
+        scores: Which outputs are right.
     """
 
     values: Values
     work: Work
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,38 @@ class Callables:
     gate_out_signal: Gate | None = None
 
 
-def make_tools(head: Head, given: Callables) -> Tools:
+IsRight = Callable[[Any, Mapping[str, Any]], bool]
+"""Whether a task's output is right, given the arguments that it was called with, by parameter."""
+
+
+class Scores:
+    """Asks for each output whether it is right.
+
+    Args:
+        is_right: Says it; None: nobody asks.
+    """
+
+    def __init__(self, is_right: IsRight | None) -> None:
+        self._is_right = is_right
+        self.by_id: dict[bytes, bool] = {}
+        """The answers, by the outputs' ids."""
+
+    def note(self, job: Job, result: Any, outcomes: Sequence[Outcome]) -> None:
+        """Ask about what came of a job of one unit.
+
+        Raises:
+            UsageError: It is of several.
+        """
+        if self._is_right is None or not outcomes:
+            return
+        if len(job.units) != 1:
+            raise UsageError("is_right= is for tasks that run on one match or one flow at a time, not on batches")
+        output = result[1] if isinstance(result, tuple) and outcomes[0].flow_id else result
+        if outcomes[0].output_id:
+            self.by_id[outcomes[0].output_id] = bool(self._is_right(output, job.arguments[0]))
+
+
+def make_tools(head: Head, given: Callables, scores: Scores) -> Tools:
     """What an operator of this class would have made of the arguments.
 
     Raises:
@@ -66,7 +100,7 @@ def make_tools(head: Head, given: Callables) -> Tools:
     values = Values(given.gate_in, given.decode, route)
     work: Work
     if head.operator_class == "Materialize":
-        return Tools(values, SinkWork(given.task, values, with_flow_id=False))
+        return Tools(values, SinkWork(given.task, values, with_flow_id=False), scores)
     ids = DerivedIds(check_name(head.operator, "the operator"))
     if head.operator_class in ("Model", "BatchModel"):
         gates = Gates(None, given.gate_out, None, given.gate_out_signal)
@@ -76,4 +110,4 @@ def make_tools(head: Head, given: Callables) -> Tools:
     else:
         gate = OutGate(given.gate_out, "gate_out", kept)
         work = (BatchComputeWork if head.operator_class == "BatchCompute" else ComputeWork)(given.task, gate, ids)
-    return Tools(values, work)
+    return Tools(values, work, scores)

@@ -1,0 +1,141 @@
+"""Trying knobs on a recorded run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeserve._extras import require
+from edgeserve._payload import Gate
+from edgeserve.errors import UsageError
+from edgeserve.replay._again import Log, Replayer, callables_of
+from edgeserve.replay._columns import PURPOSE
+from edgeserve.replay._log import ReplayLog
+from edgeserve.replay._tools import IsRight
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_RUNS = 10_000
+
+
+class Grid:
+    """What a run would have been with each combination of some knobs.
+
+    Attributes:
+        table: A row for each combination: the knobs, then
+
+            - `predictions`: how many there were, and `rate_per_s` how many a second;
+            - `coverage`: the share of the first source's examples that went into one;
+            - `timeliness_p50_ms`, `timeliness_p99_ms`: from the capture of a prediction's last input to its use; the
+              way to the sink is taken to be as long as it was half of the time in the recorded run, and nothing if that
+              has no sink;
+            - `staleness_p50_ms`, `staleness_p99_ms`: the same from the capture of its first input;
+            - `spread_p50_ms`, `spread_p99_ms`: how far apart its inputs were captured;
+            - `dropped`: how many examples were not used;
+            - `accuracy`: the share of right predictions, if `is_right` was given.
+        knobs: The knobs that were tried, with their values.
+    """
+
+    def __init__(self, table: pd.DataFrame, knobs: Mapping[str, Sequence[Any]]) -> None:
+        self.table = table
+        self.knobs = knobs
+
+    def __repr__(self) -> str:
+        return f"Grid of {', '.join(self.knobs)}:\n{self.table}"
+
+
+def grid(
+    log: Log,
+    knobs: Mapping[str, Sequence[Any]],
+    operator: str | None = None,
+    *,
+    task: Callable[..., Any] | None = None,
+    gate_in: Gate | Mapping[str, Gate] | None = None,
+    decode: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] | None = None,
+    gate_out: Gate | None = None,
+    inputs: Mapping[str, str] | None = None,
+    task_ms: float | str | None = None,
+    is_right: IsRight | None = None,
+) -> Grid:
+    """Run a log again with each combination of some knobs.
+
+    Args:
+        log: The log, or where it is.
+        knobs: Values to try, by the operator's argument: `{'max_time_diff_ms': [10, 50], 'min_interval_ms': [0, 100]}`.
+        operator: Whose run; None where there is one operator that joins and sends.
+        task: As for `run`.
+        gate_in: As for `run`.
+        decode: As for `run`.
+        gate_out: As for `run`.
+        inputs: As for `run`.
+        task_ms: As for `run`; None is `'recorded'` here, so that all combinations are compared on the same clock.
+        is_right: As for `run`.
+
+    Raises:
+        UsageError: As for `run`; or there are no values, or too many combinations.
+        MissingExtra: pandas or pyarrow is not installed.
+        Exception: What the task raises.
+    """
+    count = _combinations(knobs)
+    if not 0 < count <= _MOST_RUNS:
+        raise UsageError(f"knobs= has {count} combinations: expected 1 to {_MOST_RUNS}")
+    callables = callables_of(task, gate_in, decode, gate_out, None)
+    replayer = Replayer(
+        log,
+        operator,
+        callables,
+        inputs=inputs,
+        task_ms=task_ms if task_ms is not None else "recorded",
+        is_right=is_right,
+    )
+    return tried(replayer, knobs)
+
+
+def tried(replayer: Replayer, knobs: Mapping[str, Sequence[Any]]) -> Grid:
+    """Try each combination."""
+    pandas = require("pandas", "replay", PURPOSE)
+    chosen = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
+    for each in chosen:
+        replayer.plan(each)  # all are checked before the first one runs
+    to_use_ms = _way_to_use_ms(replayer)
+    rows = [{**each, **_figures(replayer.run(each), replayer, to_use_ms)} for each in chosen]
+    return Grid(pandas.DataFrame(rows), {name: list(values) for name, values in knobs.items()})
+
+
+def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
+    count = 1
+    for name, values in knobs.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+            raise UsageError(f"knobs= has {values!r} for {name}: expected a list of values to try")
+        count *= len(values)
+    return count if knobs else 0
+
+
+def _way_to_use_ms(replayer: Replayer) -> float:
+    """How long it took from the end of the task to the use, half of the times; 0 where no sink has a log."""
+    made = replayer.recorded.predictions
+    mine = made[(made["operator"] == replayer.history.head.operator) & made["used_ms"].notna()]
+    return float((mine["used_ms"] - mine["finished_ms"]).astype("float64").median()) if len(mine) else 0.0
+
+
+def _figures(again: ReplayLog, replayer: Replayer, to_use_ms: float) -> dict[str, Any]:
+    made = again.predictions
+    ages_ms, spreads_ms = made["age_ms"].astype("float64") + to_use_ms, made["spread_ms"].astype("float64")
+    first_source = next(iter(replayer.plan({}).parameters.values()))
+    of_first = again.examples[again.examples["source"] == first_source] if first_source else again.examples
+    finished = made["finished_ms"]
+    span_s = float(finished.max() - finished.min()) / 1000 if len(made) > 1 else 0.0
+    figures: dict[str, Any] = {
+        "predictions": len(made),
+        "rate_per_s": (len(made) - 1) / span_s if span_s else float("nan"),
+        "coverage": float((of_first["uses"] > 0).mean()) if len(of_first) else float("nan"),
+    }
+    for name, column in (("timeliness", ages_ms), ("staleness", ages_ms + spreads_ms), ("spread", spreads_ms)):
+        for share in (50, 99):
+            figures[f"{name}_p{share}_ms"] = float(column.quantile(share / 100)) if len(made) else float("nan")
+    figures["dropped"] = len(again.drops)
+    if "is_right" in made:
+        figures["accuracy"] = float(made["is_right"].mean())
+    return figures
