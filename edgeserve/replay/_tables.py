@@ -37,20 +37,28 @@ class Tables(NamedTuple):
     drops: pd.DataFrame
 
 
-def make_tables(runs: Sequence[Columns], clocks: Clocks) -> Tables:
-    """Put the runs of operators together.
+def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
+    """Put the runs of operators together. They are taken out of the list, so that there is memory for their tables.
 
     Raises:
         MissingExtra: pandas or pyarrow is not installed.
     """
     maker = _Maker(clocks)
-    steppers = [run for run in runs if run.head.plan_kind]
-    examples = maker.together([maker.examples(run) for run in steppers], _EXAMPLES)
-    sent = maker.together([maker.sent(run) for run in runs if not run.head.plan_kind], _SENT)
-    steps = maker.together([maker.steps(run) for run in steppers], _STEPS)
-    made = maker.together([maker.predictions(run) for run in steppers if run.head.topics_out], _PREDICTIONS)
-    uses = maker.together([maker.predictions(run) for run in steppers if not run.head.topics_out], _PREDICTIONS)
-    return Tables(examples, sent, steps, follow_up(made, uses, sent, clocks), _drops(examples))
+    examples, sent, steps, made, uses = [], [], [], [], []
+    while runs:
+        run = runs.pop(0)
+        if not run.head.plan_kind:
+            sent.append(maker.sent(run))
+            continue
+        examples.append(maker.examples(run))
+        steps.append(maker.steps(run))
+        if run.head.topics_out:
+            made.append(maker.predictions(run))
+        else:
+            uses.append(maker.uses(run))
+    received, sendings = maker.together(examples, _EXAMPLES), maker.together(sent, _SENT)
+    predictions = follow_up(maker.together(made, _PREDICTIONS), maker.together(uses, _USES), sendings, clocks)
+    return Tables(received, sendings, maker.together(steps, _STEPS), predictions, _drops(received))
 
 
 def _drops(examples: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +88,7 @@ _PREDICTIONS = [
     "operator", "output_id", "input_ids", "flow_id", "is_satisfied", "capture_ms", "oldest_capture_ms", "spread_ms",
     "received_ms", "started_ms", "finished_ms", "size_bytes", "last_input_id",
 ]  # fmt: skip
+_USES = ["operator", "last_input_id", "received_ms", "started_ms"]
 _DROPS = ["operator", "example_id", "source", "flow_id", "fate", "capture_ms", "received_ms", "settled_ms"]
 
 
@@ -192,6 +201,18 @@ class _Maker:
             finished_ms=np.array(made.finish_ms) + shift_ms,
             size_bytes=np.array(made.size, dtype=np.int64),
             last_input_id=self._ids(run.ids_at(last)),
+        )
+
+    def uses(self, run: Columns) -> Any:
+        """What a sink took."""
+        shift_ms = self._clocks.shift_ms(run.head.host)
+        rows = run.rows(self._np.array(run.predictions.inputs.items, dtype=self._np.int64))
+        return self._table(
+            run,
+            len(rows),
+            last_input_id=self._ids(run.ids_at(rows)),
+            received_ms=run.received_ms[rows] + shift_ms,
+            started_ms=self._np.array(run.predictions.start_ms) + shift_ms,
         )
 
     # Columns.
