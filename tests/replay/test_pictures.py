@@ -13,7 +13,7 @@ import pytest
 
 from edgeserve import replay
 from edgeserve.errors import MissingExtra, UsageError
-from edgeserve.replay import Grid, ReplayLog
+from edgeserve.replay import ClockPair, Grid, ReplayLog
 from tests.replay.recorded import random_batches
 from tests.replay.streams import log_pipeline
 
@@ -96,6 +96,15 @@ def test_a_window_with_nothing_in_it_says_so(pyplot: Any, log: ReplayLog) -> Non
     ax = log.plot_timeline(start_ms=1, duration_ms=1000)
     assert said(ax) == ["nothing was captured or finished in this window"]
     ax.figure.canvas.draw()
+
+
+def test_captures_are_shown_by_the_clock_that_the_predictions_are_told_by(pyplot: Any, tmp_path: Path) -> None:
+    log_pipeline(tmp_path, 2)
+    log = replay.load(tmp_path)
+    finished_s = log.plot_timeline().get_lines()[-1].get_xdata()[0]
+    log.clocks = [ClockPair("box", "camera", -5.0, 0.5, 1.0)]
+    log.sent["clock_shift_ms"] = 5.0
+    assert log.plot_timeline().get_lines()[-1].get_xdata()[0] == pytest.approx(finished_s - 0.005)
 
 
 # Latencies.
