@@ -178,5 +178,10 @@ def _log_files(path: Path) -> list[Path]:
 
 def _is_log(path: Path) -> bool:
     """Whether a file in a folder is one of ours: other programs have files that end with `.log`, too."""
-    with path.open("rb") as file:
-        return FORMAT.encode() in file.read(64)
+    try:
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(64)
+    except FileNotFoundError:  # removed meanwhile, by an operator whose log has `max_bytes`
+        return False
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error

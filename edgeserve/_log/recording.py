@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from typing import Any, Protocol
 
-import edgeserve
 from edgeserve._core.asking import Ask
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock, Now, steady_ms, steady_s
 from edgeserve._core.ids import ID_SIZE
@@ -114,7 +114,7 @@ def open_log(
         pid=os.getpid(),
         started_ms=clock.now().wall_ms,
         has_payloads=target.verbose,
-        version=edgeserve.__version__,
+        version=version("edgeserve"),
     )
     folder = target.path if isinstance(target.path, LogFolder) else LogFolder(target.path)
     stem = target.filename
