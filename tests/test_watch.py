@@ -13,6 +13,7 @@ from edgeserve._watch import Key
 from edgeserve.testing import memory_broker
 
 BATCH = 5
+IDLE_MS = 200
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def send(broker: str, count: int = BATCH) -> DataSource:
 
 
 def serve(broker: str) -> Compute:
-    compute = Compute(lambda cam: cam, broker, "double", idle_timeout_ms=1)
+    compute = Compute(lambda cam: cam, broker, "double", idle_timeout_ms=IDLE_MS)
     for _ in compute:
         pass
     return compute
@@ -69,7 +70,7 @@ def test_what_has_arrived_and_was_not_taken_is_the_queue(packing: bool) -> None:
     with DataSource([b"x"] * BATCH, broker, "cam", packing=packing) as source:
         for _ in source:
             pass
-    with Materialize(len, broker, topic="src", idle_timeout_ms=1) as sink:
+    with Materialize(len, broker, topic="src", idle_timeout_ms=IDLE_MS) as sink:
         (watched,) = [watched for watched in _watch.readings() if watched.key.operator == "my-sub"]
         assert next(sink) == 1
         assert 1 <= watched.queue_length() < BATCH
