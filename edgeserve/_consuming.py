@@ -34,6 +34,7 @@ from edgeserve._operator import End, Life, Operator
 from edgeserve._ports import Inputs, Outputs, Values, Work
 from edgeserve._recovery import UNSERVED, GivingUp, Recovery
 from edgeserve._sending import Sending
+from edgeserve._tracing import step_tracing
 from edgeserve.errors import EdgeServeError
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ class Consuming(Operator[T]):
                 self._notices, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
             )
             self._recovery = Recovery(self._notices, errors, self._has_paused, self._giving_up.give_up)
-            self._sending = Sending(outputs, self._ledger, values.route, errors, self._giving_up, self._use_up)
+            if (tracing := step_tracing(self)) is not None:
+                self._tell(tracing)
+            self._sending = Sending(outputs, self._ledger, values.route, errors, self._giving_up, self._use_up, tracing)
             self._outboxes = self._sending.outboxes
             for each in outputs:
                 outbox = self._sending.open(each, connection, str(self._lease.address), self._release_all)

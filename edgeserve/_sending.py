@@ -12,6 +12,7 @@ from edgeserve._on_error import ErrorPolicy
 from edgeserve._ports import Outputs
 from edgeserve._recovery import GivingUp
 from edgeserve._route import Route
+from edgeserve._tracing import Makes, StepTracing
 from edgeserve.errors import PayloadTooLarge
 
 
@@ -25,6 +26,7 @@ class Sending:
         errors: Whether an output that is too large is given up.
         giving_up: What does that.
         use_up: Settles what was used, and led to nothing that is sent.
+        tracing: What gives outputs the context of the trace that they are of; None where nothing is traced.
 
     Attributes:
         outboxes: What sends, for each output that was opened.
@@ -38,9 +40,10 @@ class Sending:
         errors: ErrorPolicy,
         giving_up: GivingUp,
         use_up: Callable[[Sequence[Example]], None],
+        tracing: StepTracing | None,
     ) -> None:
         self.outboxes: list[Outbox[Sequence[Example]]] = []
-        self._outputs = outputs
+        self._makes: Sequence[Makes] = [each.made if tracing is None else tracing.made_by(each) for each in outputs]
         self._ledger = ledger
         self._route = route
         self._errors = errors
@@ -103,7 +106,7 @@ class Sending:
         # before the send, as a confirmation lets go of the job's hold at any time. What needs no other is never held
         # for later.
         spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
-        made = self._outputs[outcome.port].made(
+        made = self._makes[outcome.port](
             outcome.output_id, payload, outcome.capture_ms, flow_id=outcome.flow_id, is_url=outcome.is_url
         )
         self._route.used(examples)

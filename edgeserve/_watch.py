@@ -205,6 +205,10 @@ def _read(watched: Watched) -> Reading:
 
 
 def key_of(operator: Any, name: str, topics_in: Sequence[str], topics_out: Sequence[str]) -> Key:
-    """The key of an operator, whose kind is its class; of a class of the user's, that which it is made of."""
-    kind = next(each.__name__ for each in type(operator).__mro__ if each.__module__.startswith("edgeserve."))
-    return Key(name, kind, tuple(topics_in), tuple(topics_out))
+    """The key of an operator."""
+    return Key(name, kind_of(operator), tuple(topics_in), tuple(topics_out))
+
+
+def kind_of(operator: Any) -> str:
+    """An operator's class; of a class of the user's, that which it is made of."""
+    return next(each.__name__ for each in type(operator).__mro__ if each.__module__.startswith("edgeserve."))

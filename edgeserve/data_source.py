@@ -30,6 +30,7 @@ from edgeserve._ports import Outputs
 from edgeserve._sealing import Sealing
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
+from edgeserve._tracing import Makes, source_tracing
 from edgeserve.address import Address, parse_address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
@@ -175,6 +176,9 @@ class DataSource(Operator[bytes]):
             )
             opening.callback(self._close_flushed, self._outbox)
             self._open_log(LogTarget(log_path, log_filename, log_verbose))
+            if (tracing := source_tracing(source_id)) is not None:
+                self._tell(tracing)
+            self._made: Makes = self._outputs.made if tracing is None else tracing.made_by(self._outputs)
             self._parts = opening.pop_all()
         self._next_item = partial(next, iter(stream))
         self._opened(f"sends to {topic} of {parse_address(pulsar_node)}", (), (topic,), lambda: 0)
@@ -236,7 +240,7 @@ class DataSource(Operator[bytes]):
         example_id, is_url = self._new_id(), False
         if self._store is not None or self._sealing is not None:
             payload, is_url = self._travelling(payload, example_id, capture_ms, flow_id)
-        example = self._outputs.made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
+        example = self._made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
         self._outbox.send(example, None)
         if (observer := self._observer) is not None:
             observer.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
