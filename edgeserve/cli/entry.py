@@ -16,6 +16,7 @@ from edgeserve.cli.demo.command import demo_command
 from edgeserve.cli.ftp import ftp_command
 from edgeserve.cli.log import show_log
 from edgeserve.cli.replay import replay_command
+from edgeserve.cli.top import top_command
 from edgeserve.cli.topics import topics_command
 from edgeserve.errors import EdgeServeError, UsageError
 
@@ -31,6 +32,7 @@ app.command("topics")(topics_command)
 app.command("dead-letters")(dead_letters_command)
 app.command("replay")(replay_command)
 app.command("ftp")(ftp_command)
+app.command("top")(top_command)
 
 
 def _show_version(is_asked: bool) -> None:
