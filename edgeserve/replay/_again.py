@@ -111,7 +111,7 @@ class Replayer:
                 f"{', '.join(sorted(unknown))}: {self.history.head.operator_class} {self.history.head.operator!r} can "
                 f"be run again with {', '.join(sorted(known))}"
             )
-        changed: Plan = replace(plan, **knobs)
+        changed: Plan = replace(plan, **{name: _plain(value) for name, value in knobs.items()})
         if self._parameters is not None:
             changed = replace(changed, parameters=self._parameters)  # type: ignore[type-var] # those are a Compute's
         changed.make()  # checks the values
@@ -125,7 +125,9 @@ class Replayer:
             records = replay_moments(self.history, plan, tools)
         else:
             records = simulate(self.history, plan, tools, self._task_times)
-        again = RunAgain(self.history.head, records, self.history.wall_offset_ms)
+        told = {name: _plain(value) for name, value in knobs.items()}
+        head = replace(self.history.head, plan={**self.history.head.plan, **told})
+        again = RunAgain(head, records, self.history.wall_offset_ms)
         return ReplayLog([again], tools.scores.by_id if tools is not None else {})
 
     def _tools(self) -> Tools | None:
@@ -203,6 +205,11 @@ def callables_of(
     if alone := [name for name, each in given.items() if each is not None]:
         raise UsageError(f"{', '.join(alone)}: gates are run with a task: give task= as well")
     return None
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's, as one has from a table, as Python's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _checked_task_ms(task_ms: float | str | None) -> float | str | None:

@@ -51,7 +51,7 @@ _FATE_CODES = {fate.value: code for code, fate in enumerate(FATES)}
 _USED = FATES.index(Fate.USED)
 
 # Clocks are read in whole ms: below this, two blocks differ by nothing but that.
-_SAME_CLOCK_MS = 2.0
+SAME_CLOCK_MS = 2.0
 
 
 class Logged(Protocol):
@@ -79,7 +79,7 @@ class Wall:
         """The offset at a block: the largest there was, as clocks are read rounded down, unless the clock was set."""
         offset_ms = block.wall_ms - block.steady_ms
         known = self.offset_ms
-        if known is None or abs(offset_ms - known) > _SAME_CLOCK_MS or offset_ms > known:
+        if known is None or abs(offset_ms - known) > SAME_CLOCK_MS or offset_ms > known:
             self.offset_ms = known = offset_ms
         return known
 

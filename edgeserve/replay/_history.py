@@ -25,6 +25,7 @@ from edgeserve._log.records import (
     Settled,
 )
 from edgeserve.errors import UsageError
+from edgeserve.replay._columns import SAME_CLOCK_MS, Wall
 
 _PLANS: Mapping[str, type[Any]] = {plan.kind: plan for plan in (ComputePlan, FlowPlan, BatchPlan)}
 
@@ -131,7 +132,7 @@ class History:
         fates_at_arrival: Of those that no join saw: malformed, duplicate, of an unknown source, gated.
         servings: The runs of the task that returned, in order.
         fetched: Payloads that were fetched, by the number of the arrival.
-        wall_offset_ms: What is added to steady times to have ms since the epoch, as of the first block.
+        wall_offset_ms: What is added to steady times to have ms since the epoch, until the clock was first set.
     """
 
     head: Head
@@ -157,10 +158,11 @@ class History:
         if not run.is_from_start:
             raise UsageError(f"{name} begins with part {head.part} or misses a part: it can't be run again")
         history = cls(head, plan_of(head))
-        offset_ms: float | None = None
-        for block in run.blocks():
-            if offset_ms is None:
-                offset_ms = history.wall_offset_ms = block.wall_ms - block.steady_ms
+        wall = Wall()
+        for place, block in enumerate(run.blocks()):
+            offset_ms = wall.meet(block)
+            if place == 0 or abs(offset_ms - history.wall_offset_ms) <= SAME_CLOCK_MS:
+                history.wall_offset_ms = offset_ms
             for each in block.records:
                 history._take(record_of(each), name)
         return history
