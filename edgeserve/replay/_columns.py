@@ -186,7 +186,9 @@ class Columns:
 
     def _take_decided(self, each: Decided, offset_ms: float) -> None:
         at_ms = each.steady_ms + offset_ms
-        outcome = WAITED if each.wake_steady_ms is None else PACED
+        # The nearest join says when it waits no longer for a match; it never puts one off.
+        waits_for_match = each.wake_steady_ms is None or self.head.plan.get("join") == "nearest"
+        outcome = WAITED if waits_for_match else PACED
         for number, fate in each.fates:
             self._settle(number, fate, at_ms)
             if number == each.arrival:

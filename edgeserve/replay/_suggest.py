@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Which spreads of recorded matches are tried as intervals, and which multiples of the task's time as paces.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+_WORTH_IT = 0.9
 _FACTORS = (0.5, 1, 1.25, 1.5, 2, 3, 5, 8, 13, 21, 34)
 
 
@@ -72,7 +73,8 @@ def suggest(
         operator: Whose run; None where there is one operator that joins and sends.
         timeliness_ms: No more than this from the capture of the last input to the use, for 99 of 100 predictions.
         staleness_ms: The same from the capture of the first input.
-        coverage: The share that is to be matched, of what `widest_ms` would match; from 0 to 1.
+        coverage: The share that is to be matched at the full rate, of what `widest_ms` would match; from 0 to 1. A
+            lower rate leaves out more of them.
         widest_ms: The largest `max_time_diff_ms` that makes sense; None: the recorded one.
         accuracy: The share of predictions that are to be right; needs `task` and `is_right`.
         task: As for `run`.
@@ -118,6 +120,7 @@ class _Asked:
     accuracy: float | None
 
     def is_met(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the table meets it. A lower rate leaves out more, so coverage is for the interval alone."""
         is_right = self.accuracy is None or row["accuracy"] >= self.accuracy
         return is_right and all(row[name] <= limit_ms for name, limit_ms in self.limits.items())
 
@@ -167,7 +170,8 @@ class _Search:
             found = {str(name): value for name, value in row.iloc[0].to_dict().items()}
             if self._asked.is_met(found):
                 return found, True
-            if not closest or self._asked.excess(found) < self._asked.excess(closest):
+            # A lower rate is to bring more than chance does.
+            if not closest or self._asked.excess(found) < _WORTH_IT * self._asked.excess(closest):
                 closest = found
         return closest, False
 
