@@ -69,7 +69,10 @@ def test_the_timeline_has_a_lane_a_source_and_a_line_from_each_prediction_to_eac
 def test_a_window_shows_what_is_in_it_and_the_lines_that_leave_it(pyplot: Any, log: ReplayLog) -> None:
     finished_ms = log.predictions["finished_ms"]
     ax = log.plot_timeline(start_ms=finished_ms[2], duration_ms=finished_ms[4] - finished_ms[2])
-    assert marks(ax) == {"used": 4, "prediction": 3}
+    received = log.examples[(log.examples["operator"] == "joined") & (log.examples["fate"] == "used")]
+    inside = received["capture_ms"].between(finished_ms[2], finished_ms[4]).sum()
+    assert marks(ax) == {"used": inside, "prediction": 3}
+    assert inside > 0
     (links,) = ax.collections
     assert len(links.get_segments()) == 6, "those of the first prediction begin before the window"
     assert ax.get_title() == f"joined: 3 of {COUNT} predictions"
