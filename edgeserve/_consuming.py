@@ -149,6 +149,9 @@ class Consuming(Operator[T]):
 
     def _close_log(self) -> None:
         if self._log is not None:
+            for arrival in self._arrivals:  # those that were settled as they came, and no step has taken
+                if arrival.fate is not None:
+                    self._log.settled(arrival, arrival.fate)
             self._log.close(self.stats)
 
     def _returned(self, outcomes: Sequence[Outcome]) -> T | None:

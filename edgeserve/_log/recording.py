@@ -250,7 +250,7 @@ class StepLog:
 
     def ran(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """The task has returned, and its gates with it."""
-        if self._is_short and self._called_s is None:
+        if self._is_short and self._called_s is None and outcomes[0].is_satisfied:
             self._has_served(job.examples[0].number, outcomes[0])
         else:
             self._has_run(job, outcomes)
@@ -274,6 +274,7 @@ class StepLog:
                 len(outcome.payload or b""),
                 None if outcome.examples is job.examples else [example.number for example in outcome.examples],
                 outcome.payload if self._payloads else None,
+                outcome.is_satisfied,
             )
             for outcome in outcomes
         ]

@@ -6,7 +6,6 @@ A log has millions of records, so what is frequent is taken in by whole messages
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeserve._core.ids import ID_SIZE
@@ -18,6 +17,7 @@ from edgeserve._log.records import (
     KINDS,
     SENT,
     SERVED,
+    Anew,
     Arrived,
     Asked,
     Decided,
@@ -33,6 +33,7 @@ from edgeserve._log.records import (
     Settled,
     Unsent,
 )
+from edgeserve.replay._rows import PACED, RAN, WAITED, Predictions, Steps, Wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +48,10 @@ HELD, GIVEN_BACK = -1, -2
 """The codes of what has no fate, and of what the broker was to deliver again; those of fates are places in `FATES`."""
 
 _FATE_CODES = {fate.value: code for code, fate in enumerate(FATES)}
-_USED = FATES.index(Fate.USED)
+_USED, _SUPERSEDED = FATES.index(Fate.USED), FATES.index(Fate.SUPERSEDED)
 
-# Clocks are read in whole ms: below this, two blocks differ by nothing but that.
-_SAME_CLOCK_MS = 2.0
-
-RAN, FAILED, WAITED, PACED = "ran", "failed", "waits for a match", "waits for its time"
+# What a task ran on where the record of that is lost, or in a file that is gone: the number of no example.
+_UNKNOWN = (-1,)
 
 
 class Logged(Protocol):
@@ -64,86 +63,6 @@ class Logged(Protocol):
 
     def blocks(self) -> Iterator[Block]:
         """Its records, in order."""
-
-
-@dataclass
-class Wall:
-    """Tells steady times in ms since the epoch.
-
-    Attributes:
-        offset_ms: What is added to them.
-    """
-
-    offset_ms: float | None = None
-
-    def meet(self, block: Block) -> float:
-        """The offset at a block: the largest there was, as clocks are read rounded down, unless the clock was set."""
-        offset_ms = block.wall_ms - block.steady_ms
-        known = self.offset_ms
-        if known is None or abs(offset_ms - known) > _SAME_CLOCK_MS or offset_ms > known:
-            self.offset_ms = known = offset_ms
-        return known
-
-
-@dataclass
-class Steps:
-    """What an operator decided and ran, row by row.
-
-    Attributes:
-        trigger: The number of the arrival; -1 for a moment.
-        at_ms: When it was decided.
-        outcome: `RAN`, `FAILED`, `WAITED`, `PACED`, or the fate of the arrival.
-        start_ms: When the task started; NaN where it did not run.
-        fetch_ms: How long fetching took.
-        finish_ms: When it had returned.
-        error: What it raised; None if nothing.
-        inputs: The numbers of the examples it ran on.
-        outputs: How many outputs were sent.
-    """
-
-    trigger: list[int] = field(default_factory=list)
-    at_ms: list[float] = field(default_factory=list)
-    outcome: list[str] = field(default_factory=list)
-    start_ms: list[float] = field(default_factory=list)
-    fetch_ms: list[float] = field(default_factory=list)
-    finish_ms: list[float] = field(default_factory=list)
-    error: list[str | None] = field(default_factory=list)
-    inputs: list[Sequence[int]] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)
-
-    def add(self, trigger: int, at_ms: float, outcome: str) -> None:
-        """A step that did not run the task, or has not yet."""
-        self.trigger.append(trigger)
-        self.at_ms.append(at_ms)
-        self.outcome.append(outcome)
-        self.start_ms.append(float("nan"))
-        self.fetch_ms.append(0.0)
-        self.finish_ms.append(float("nan"))
-        self.error.append(None)
-        self.inputs.append(())
-        self.outputs.append(0)
-
-    def ran(self, ran: Ran, offset_ms: float, inputs: Sequence[int]) -> None:
-        """The task ran in the last step."""
-        self.outcome[-1] = RAN if ran.error is None else FAILED
-        self.start_ms[-1] = ran.start_steady_ms + offset_ms
-        self.fetch_ms[-1] = ran.fetch_ms
-        self.finish_ms[-1] = ran.finish_steady_ms + offset_ms
-        self.error[-1] = ran.error
-        self.inputs[-1] = inputs
-        self.outputs[-1] = sum(bool(output[0]) for output in ran.outputs)
-
-
-@dataclass
-class Predictions:
-    """What was sent, or handed to a sink, row by row: which step made it, of what, its id, port and size."""
-
-    inputs: list[Sequence[int]] = field(default_factory=list)
-    ids: list[bytes] = field(default_factory=list)
-    port: list[int] = field(default_factory=list)
-    size: list[int] = field(default_factory=list)
-    start_ms: list[float] = field(default_factory=list)
-    finish_ms: list[float] = field(default_factory=list)
 
 
 class Columns:
@@ -176,8 +95,10 @@ class Columns:
         self.topic: list[str] = []
         self.flow_id: list[bytes] = []
         self._fates: list[tuple[int, int, float]] = []
-        self._used: list[tuple[Sequence[int], float]] = []
+        self._given_up: set[int] = set()
         self._given_back: list[int] = []
+        # How many messages had come when the operator began anew, and when that was.
+        self._anew: list[tuple[int, float]] = []
         self._served: list[tuple[Sequence[Any], float]] = []
         self._sent: list[tuple[Sequence[Any], float]] = []
         self.sent_more: dict[int, SentMore] = {}
@@ -187,7 +108,7 @@ class Columns:
         self.lost = 0
         self.ended: Ended | None = None
         self.span_ms: tuple[float, float] | None = None
-        self._job: Sequence[Sequence[int]] = ()
+        self._job: Sequence[Sequence[int]] | None = None
         for block in run.blocks():
             offset_ms = self._wall.meet(block)
             for record in block.records:
@@ -235,7 +156,8 @@ class Columns:
                 outcome = fate
         self._given_back += each.given_back
         if each.job is not None:
-            outcome, self._job = RAN, each.job
+            outcome = RAN
+        self._job = each.job
         if each.arrival is not None or each.job is not None or each.fates:
             self.steps.add(each.arrival if each.arrival is not None else -1, at_ms, outcome)
 
@@ -244,24 +166,37 @@ class Columns:
             inputs: Sequence[int] = (each.arrival,)
             self.steps.add(each.arrival, each.start_steady_ms + offset_ms, RAN)
         else:
-            inputs = each.numbers if each.numbers is not None else [number for unit in self._job for number in unit]
+            inputs = self._inputs_of(each)
+            if self._job is None:
+                self.steps.add(-1, each.start_steady_ms + offset_ms, RAN)
         self.steps.ran(each, offset_ms, inputs)
-        if each.error is not None:
-            return
         finish_ms = each.finish_steady_ms + offset_ms
-        self._used.append((inputs, finish_ms))
         made = self.predictions
         for fields in each.outputs:
             output = Output(*fields)
             made.inputs.append(inputs if output.numbers is None else output.numbers)
             made.ids.append(output.id)
-            made.port.append(output.port)
+            made.is_satisfied.append(output.is_satisfied)
             made.size.append(output.size)
             made.start_ms.append(each.start_steady_ms + offset_ms)
             made.finish_ms.append(finish_ms)
 
+    def _inputs_of(self, each: Ran) -> Sequence[int]:
+        """What the task ran on: the last job, or the part of it of which something came."""
+        if each.numbers is not None:
+            return each.numbers
+        parts = [Output(*fields).numbers for fields in each.outputs]
+        known = [part for part in parts if part is not None]
+        if parts and len(known) == len(parts):
+            return [number for part in known for number in part]
+        return _UNKNOWN if self._job is None else [number for unit in self._job for number in unit]
+
+    def _take_anew(self, each: Anew, offset_ms: float) -> None:
+        self._anew.append((len(self._examples), each.steady_ms + offset_ms))
+
     def _take_given_up(self, each: GivenUp, offset_ms: float) -> None:
         at_ms = each.steady_ms + offset_ms
+        self._given_up.update(each.numbers)
         self._fates += [(number, _FATE_CODES[each.fate], at_ms) for number in each.numbers]
 
     def _take_asked(self, each: Asked, offset_ms: float) -> None:
@@ -275,6 +210,7 @@ class Columns:
 
     def _take_lost(self, each: Lost, offset_ms: float) -> None:
         self.lost += each.records
+        self._job = None  # the record of the next one may be among them
 
     def _take_ended(self, each: Ended, offset_ms: float) -> None:
         self.ended = each
@@ -303,6 +239,8 @@ class Columns:
         self._ids.clear()
         self._close_served()
         self._close_sent()
+        if self._given_up:
+            self._take_back_unsent()
         self._close_fates(total)
 
     publish_ms: NDArray[np.float64]
@@ -342,7 +280,8 @@ class Columns:
         self.fate_ms = np.full(total, np.nan)
         self.uses = np.zeros(total, dtype=np.int64)
         served = self.rows(self.served_number)
-        used = [(number, at_ms) for numbers, at_ms in self._used for number in numbers]
+        made = zip(self.predictions.inputs, self.predictions.finish_ms, strict=True)
+        used = [(number, at_ms) for numbers, at_ms in made for number in numbers]
         rows = np.concatenate([served, self.rows(np.array([number for number, _ in used], dtype=np.int64))])
         at_ms = np.concatenate([self.served_finish_ms, np.array([ms for _, ms in used], dtype=np.float64)])
         known = rows >= 0
@@ -356,8 +295,20 @@ class Columns:
                 self.fate[row], self.fate_ms[row] = code, ms
         given_back = self.rows(np.array(self._given_back, dtype=np.int64))
         self.fate[given_back[given_back >= 0]] = GIVEN_BACK
+        for messages, ms in self._anew:
+            superseded = np.flatnonzero(self.fate[: self._row[messages]] == HELD)
+            self.fate[superseded], self.fate_ms[superseded] = _SUPERSEDED, ms
         self._fates.clear()
-        self._used.clear()
+
+    def _take_back_unsent(self) -> None:
+        """Leave out what was made of inputs that were then given up: it was too large to be sent."""
+        np, made = self._np, self.predictions
+        kept = [place for place, inputs in enumerate(made.inputs) if self._given_up.isdisjoint(inputs)]
+        self.predictions = Predictions(**{name: [rows[at] for at in kept] for name, rows in vars(made).items()})
+        is_kept = ~np.isin(self.served_number, list(self._given_up))
+        self.served_ids = [each for each, is_sent in zip(self.served_ids, is_kept, strict=True) if is_sent]
+        for name in ("served_number", "served_start_ms", "served_finish_ms", "served_size"):
+            setattr(self, name, getattr(self, name)[is_kept])
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the examples of these numbers are; -1 where they are not, as their record was lost."""
@@ -382,6 +333,7 @@ def _by_field(parts: Sequence[tuple[Sequence[Any], float]], width: int) -> list[
 
 _HANDLERS: dict[type[Any], Any] = {
     Settled: Columns._take_settled,
+    Anew: Columns._take_anew,
     Decided: Columns._take_decided,
     Ran: Columns._take_ran,
     GivenUp: Columns._take_given_up,

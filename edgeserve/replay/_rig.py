@@ -238,4 +238,6 @@ class _Made:
             made = Output(self._ids.of(b"".join([example.id for example in examples])), 0, 0, None, None)
         if not made.id:
             return Outcome(examples, None)
-        return Outcome(examples, None, bytes(made.size), made.id, capture_ms, port=made.port)
+        return Outcome(
+            examples, None, bytes(made.size), made.id, capture_ms, port=made.port, is_satisfied=made.is_satisfied
+        )

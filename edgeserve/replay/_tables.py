@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgeserve._core.step import Fate, flow_name
 from edgeserve._extras import require
 from edgeserve.replay._clocks import Clocks
-from edgeserve.replay._columns import FATES, GIVEN_BACK, HELD, PURPOSE, RAN, Columns
+from edgeserve.replay._columns import FATES, GIVEN_BACK, HELD, PURPOSE, Columns
+from edgeserve.replay._rows import RAN
 from edgeserve.replay._uses import follow_up
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class _Maker:
         newest, oldest, last = _extremes(np, captures, rows, run, starts, inputs)
         ids = [*made.ids, *run.served_ids]
         unsaid = None if run.head.plan_kind == "flows" else np.ones(len(ids), dtype=bool)
-        ports = np.concatenate([np.array(made.port, dtype=np.int64), np.zeros(len(run.served_ids), dtype=np.int64)])
+        satisfied = np.concatenate([np.array(made.is_satisfied, dtype=bool), np.ones(len(run.served_ids), dtype=bool)])
         first_rows = rows[starts] if len(starts) else rows
         return self._table(
             run,
@@ -186,7 +187,7 @@ class _Maker:
             output_id=self._ids_or_none(ids),
             input_ids=self._list_array(run, inputs, rows),
             flow_id=self._flows([run.flow_id[row] if row >= 0 else b"" for row in first_rows]),
-            is_satisfied=self._pa.array(ports == 0, self._pa.bool_(), mask=unsaid),
+            is_satisfied=self._pa.array(satisfied, self._pa.bool_(), mask=unsaid),
             capture_ms=newest,
             oldest_capture_ms=oldest,
             spread_ms=newest - oldest,
