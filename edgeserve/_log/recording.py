@@ -42,6 +42,7 @@ from edgeserve._log.records import (
     Served,
 )
 from edgeserve._log.writer import MOST_FIELDS, LogWriter
+from edgeserve.errors import UsageError
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -59,8 +60,8 @@ class Records(Protocol):
     def lose(self) -> None:
         """Count a record that found no room in such a list."""
 
-    def close(self) -> None:
-        """There are no more."""
+    def close(self, last: Sequence[Any]) -> None:
+        """Take the last one."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,10 @@ def open_log(
     if stem is None:
         started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
         stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
-    return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+    try:
+        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+    except OSError as error:
+        raise UsageError(f"log_path: no log can be written to {folder.path}: {error.strerror or error}") from error
 
 
 def _fields_of(plan: Any) -> dict[str, Any]:
@@ -325,8 +329,7 @@ class StepLog:
 
     def close(self, stats: Stats) -> None:
         """The operator was closed."""
-        self._add(_ended(self.steady_ms(), stats))
-        self._records.close()
+        self._records.close(_ended(self.steady_ms(), stats))
 
 
 class SourceLog:
@@ -370,8 +373,7 @@ class SourceLog:
 
     def close(self, stats: Stats) -> None:
         """The source was closed."""
-        self._add(_ended(self.steady_ms(), stats))
-        self._records.close()
+        self._records.close(_ended(self.steady_ms(), stats))
 
 
 def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:

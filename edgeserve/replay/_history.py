@@ -163,6 +163,8 @@ class History:
                 offset_ms = history.wall_offset_ms = block.wall_ms - block.steady_ms
             for each in block.records:
                 history._take(record_of(each), name)
+        if damaged := [file.path for file in run.files[:-1] if file.torn_bytes]:
+            raise UsageError(f"{name} is damaged in {damaged[0]}: it can't be run again past that")
         return history
 
     def _take(self, record: Record, name: str) -> None:

@@ -57,8 +57,9 @@ class KeptRecords:
     def lose(self) -> None:
         """Memory takes them all."""
 
-    def close(self) -> None:
-        """There are no more."""
+    def close(self, last: Sequence[Any]) -> None:
+        """Take the last one."""
+        self.records.append(last)
 
     def all(self) -> list[Record]:
         """What was taken, as it would be read from a file."""

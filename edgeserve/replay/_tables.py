@@ -174,9 +174,8 @@ class _Maker:
         shift_ms = self._clocks.shift_ms(run.head.host)
         inputs, numbers = _offsets(np, made.inputs, run.served_number)
         rows = run.rows(numbers)
-        captures = np.where(rows >= 0, run.capture_ms[rows], 0) if len(rows) else np.zeros(0, dtype=np.int64)
         starts = inputs[:-1]
-        newest, oldest, last = _extremes(np, captures, rows, run, starts, inputs)
+        newest, oldest, last, unknown = _extremes(np, rows, run, starts, inputs)
         ids = [*made.ids, *run.served_ids]
         unsaid = None if run.head.plan_kind == "flows" else np.ones(len(ids), dtype=bool)
         satisfied = np.concatenate([np.array(made.is_satisfied, dtype=bool), np.ones(len(run.served_ids), dtype=bool)])
@@ -188,14 +187,14 @@ class _Maker:
             input_ids=self._list_array(run, inputs, rows),
             flow_id=self._flows([run.flow_id[row] if row >= 0 else b"" for row in first_rows]),
             is_satisfied=self._pa.array(satisfied, self._pa.bool_(), mask=unsaid),
-            capture_ms=newest,
-            oldest_capture_ms=oldest,
-            spread_ms=newest - oldest,
-            received_ms=run.received_ms[last] + shift_ms,
+            capture_ms=self._pa.array(newest, mask=unknown),
+            oldest_capture_ms=self._pa.array(oldest, mask=unknown),
+            spread_ms=self._pa.array(newest - oldest, mask=unknown),
+            received_ms=self._pa.array(_at(np, run.received_ms, last) + shift_ms, mask=unknown),
             started_ms=np.concatenate([np.array(made.start_ms, dtype=np.float64), run.served_start_ms]) + shift_ms,
             finished_ms=np.concatenate([np.array(made.finish_ms, dtype=np.float64), run.served_finish_ms]) + shift_ms,
             size_bytes=np.concatenate([np.array(made.size, dtype=np.int64), run.served_size]),
-            last_input_id=self._ids(run.ids_at(last)),
+            last_input_id=self._ids_at(run, np.where(unknown, -1, last)),
         )
 
     # Columns.
@@ -232,19 +231,21 @@ class _Maker:
 
     def _ids_of(self, run: Columns, numbers: NDArray[np.int64]) -> Any:
         """The ids of the examples of these numbers; null for -1."""
-        rows = run.rows(numbers)
+        return self._ids_at(run, run.rows(numbers))
+
+    def _ids_at(self, run: Columns, rows: NDArray[np.int64]) -> Any:
+        """The ids of the examples in these rows; null for -1."""
         if not len(run.number):
-            return self._pa.nulls(len(numbers), self._pa.string())
+            return self._pa.nulls(len(rows), self._pa.string())
         made = self._ids(run.ids_at(self._np.maximum(rows, 0)))
-        return self._pa.compute.if_else(self._pa.array(rows >= 0), made, None)
+        return made if (rows >= 0).all() else self._pa.compute.if_else(self._pa.array(rows >= 0), made, None)
 
     def _lists(self, run: Columns, lists: Sequence[Sequence[int]], singles: NDArray[np.int64]) -> Any:
         offsets, numbers = _offsets(self._np, lists, singles)
         return self._list_array(run, offsets, run.rows(numbers))
 
     def _list_array(self, run: Columns, offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> Any:
-        ids = self._ids(run.ids_at(self._np.maximum(rows, 0))) if len(rows) else self._words([])
-        return self._pa.ListArray.from_arrays(self._pa.array(offsets, self._pa.int32()), ids)
+        return self._pa.ListArray.from_arrays(self._pa.array(offsets, self._pa.int32()), self._ids_at(run, rows))
 
 
 def _offsets(
@@ -257,27 +258,29 @@ def _offsets(
 
 
 def _extremes(
-    np: Any,
-    captures: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    run: Columns,
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The newest and the oldest capture of each list, and the row of its last input.
+    np: Any, rows: NDArray[np.int64], run: Columns, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The newest and the oldest capture of each list, the row of its last input, and where that is not known.
 
-    That is the one captured last; of several, the one that was received last.
+    That is the one captured last; of several, the one that was received last. Of a list with inputs whose record is
+    gone, nothing is known.
     """
     if not len(starts):
         nothing = np.zeros(0, dtype=np.int64)
-        return nothing, nothing, nothing
+        return nothing, nothing, nothing, nothing.astype(bool)
+    captures = _at(np, run.capture_ms, rows)
     newest = np.maximum.reduceat(captures, starts)
     oldest = np.minimum.reduceat(captures, starts)
     of_list = np.repeat(np.arange(len(starts)), np.diff(ends))
-    received = np.where(captures == newest[of_list], run.received_ms[rows], -np.inf)
+    received = np.where(captures == newest[of_list], _at(np, run.received_ms, rows), -np.inf)
     order = np.lexsort((received, of_list))
     last = rows[order[ends[1:] - 1]]
-    return newest, oldest, last
+    return newest, oldest, last, np.minimum.reduceat(rows, starts) < 0
+
+
+def _at(np: Any, column: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The values in these rows; where there is none, anything."""
+    return column[rows] if len(column) else np.zeros(len(rows), dtype=column.dtype)
 
 
 def _flow(flow_id: bytes) -> str | None:
