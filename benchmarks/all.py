@@ -19,6 +19,7 @@ from benchmarks import (
     imports,
     joins,
     latency,
+    logs,
     memory,
     network,
     prototype,
@@ -40,6 +41,7 @@ ANYWHERE: list[Benchmark] = [
     waiting.main,
     batches.main,
     accuracy.main,
+    logs.main,
 ]
 ON_APACHE_PULSAR: list[Benchmark] = [prototype.main, distance.main, network.main]
 

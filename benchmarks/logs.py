@@ -8,10 +8,16 @@ The tables are written to benchmarks/results/logs.md.
 
 from __future__ import annotations
 
+import resource
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+
+import msgpack
 
 from benchmarks.harness import Pipeline, apache_pulsar, options_of, progress, publish, ratios, spread, table
 from benchmarks.spec import Report, Spec
@@ -58,6 +64,69 @@ def measure(chosen: dict[str, Pipeline], repeats: int) -> str:
     return table([*head, *(f"{role}: CPU ms per 1000" for role in ROLES)], rows)
 
 
+def written(folder: str, count: int) -> int:
+    """Have a pipeline leave logs of so many examples at a source, a compute and a sink. How many records that is."""
+    spec = Spec("edgeserve", "", "", "", count, 100, log_path=folder)
+    Pipeline(spec, is_local=True).run()
+    return 3 * count
+
+
+def read_bare(folder: str) -> None:
+    """The reference: the same bytes through msgpack, and nothing made of them."""
+    for path in Path(folder).iterdir():
+        with path.open("rb") as file:
+            for value in msgpack.Unpacker(file, use_list=False, max_buffer_size=1 << 31):
+                if isinstance(value, tuple):
+                    msgpack.unpackb(value[1], use_list=False, strict_map_key=False)
+
+
+def read_tables(folder: str) -> None:
+    from edgeserve import replay
+
+    replay.load(folder)
+
+
+def reading(name: str, folder: str) -> tuple[float, float]:
+    """How long a reader takes, in s, and how much memory it needs beyond that of its imports, in bytes.
+
+    In a process of its own, as memory that was used once is not given back.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_timed_reading, name, folder).result()
+
+
+def _timed_reading(name: str, folder: str) -> tuple[float, float]:
+    import pandas  # noqa: F401 - so that it is not measured
+    import pyarrow  # noqa: F401
+
+    reader = {"bare msgpack": read_bare, "replay.load": read_tables}[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    reader(folder)
+    taken_s = time.perf_counter() - began
+    return taken_s, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
+
+
+def measure_reading(counts: Sequence[int], repeats: int) -> str:
+    rows = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            records = written(folder, count)
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+            found: dict[str, list[tuple[float, float]]] = {"bare msgpack": [], "replay.load": []}
+            for repeat in range(repeats):
+                for name, runs in found.items():
+                    runs.append(reading(name, folder))
+                    progress(f"{records:,} records, repeat {repeat + 1}: {name}: {runs[-1][0]:.2f} s")
+        bare = [taken for taken, _ in found["bare msgpack"]]
+        for name, runs in found.items():
+            taken = [each for each, _ in runs]
+            memory = [each / size for _, each in runs]
+            rows.append([f"{records:,}", f"{size / 1e6:.0f}", name, spread(taken), ratios(taken, bare), spread(memory)])
+    head = ["records", "MB of logs", "reader", "s", "ratio", "memory beyond the imports / bytes of the logs"]
+    return table(head, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(__doc__, arguments, ("--count", int, None))
     count = options.count or (2000 if options.quick else 100_000)
@@ -75,7 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 progress(f"{size_bytes} bytes, {broker}")
                 chosen = pipelines(spec, folder, is_local=is_local)
                 parts += [f"## {size_bytes} bytes, {broker}", measure(chosen, options.repeats)]
-    publish("logs", "What replay logs cost", parts, options)
+    counts = [2000] if options.quick else [100_000, 340_000]
+    parts += [
+        "## Reading",
+        "The logs of a source, a compute and a sink, read by `edgeserve.replay.load` into tables, and, as the\n"
+        "reference, by msgpack alone. Each time in a process of its own.",
+        measure_reading(counts, options.repeats),
+    ]
+    publish("logs", "What replay logs cost, and reading them", parts, options)
 
 
 if __name__ == "__main__":

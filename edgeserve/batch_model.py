@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS
 from edgeserve._core.plans import FlowPlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._log.folder import LogFolder
+from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import End, Life
@@ -126,7 +125,7 @@ class BatchModel(Cascading[dict[bytes, bytes]]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | os.PathLike[str] | LogFolder | None = None,
+        log_path: LogPath = None,
         log_filename: str | None = None,
         acknowledge: bool = True,
         batch_max_num_msg: int = 100,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import ComputePlan
 from edgeserve._core.step import Job, Outcome
-from edgeserve._log.folder import LogFolder
+from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
@@ -127,7 +126,7 @@ class Compute(Consuming[bytes]):
         max_time_diff_ms: int = 10_000,
         no_overlap: bool = False,
         min_interval_ms: float = 0,
-        log_path: str | os.PathLike[str] | LogFolder | None = None,
+        log_path: LogPath = None,
         log_filename: str | None = None,
         drop_if_older_than_ms: int | None = None,
         log_verbose: bool = False,

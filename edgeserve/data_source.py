@@ -22,7 +22,7 @@ from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.step import Fate
 from edgeserve._flow_ids import FlowId, check_fits, checked_header_size, id_of_flow
 from edgeserve._interrupts import interruptibly
-from edgeserve._log.folder import LogFolder
+from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget, SourceLog, open_log
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate, gated_out
@@ -102,7 +102,7 @@ class DataSource(Operator[bytes]):
         source_id: str,
         gate: Gate | None = None,
         topic: str = "src",
-        log_path: str | os.PathLike[str] | LogFolder | None = None,
+        log_path: LogPath = None,
         log_filename: str | None = None,
         *,
         log_verbose: bool = False,
@@ -326,12 +326,28 @@ class _CapturedSource(DataSource):
     """A source that brings its own stream, whose items know when they were captured."""
 
     def __init__(
-        self, stream: Generator[Captured[Any], None, None], pulsar_node: Address, source_id: str, gate: Gate, topic: str
+        self,
+        stream: Generator[Captured[Any], None, None],
+        pulsar_node: Address,
+        source_id: str,
+        gate: Gate,
+        topic: str,
+        log: LogTarget,
     ) -> None:
         def gate_of_item(item: Captured[Any]) -> Any:
             return gate(item.value)
 
-        super().__init__(stream, pulsar_node, source_id, gate_of_item, topic, event_time=attrgetter("capture_ms"))
+        super().__init__(
+            stream,
+            pulsar_node,
+            source_id,
+            gate_of_item,
+            topic,
+            log.path,
+            log.filename,
+            log_verbose=log.verbose,
+            event_time=attrgetter("capture_ms"),
+        )
         self._parts.callback(_close_stream, stream)
 
 
@@ -345,6 +361,7 @@ class CameraSource(_CapturedSource):
         width: Pixels.
         height: Pixels.
         cam_id: OpenCV's index of a camera, a device, the URL of a stream, or a video file.
+        log_path, log_filename, log_verbose: As for `DataSource`.
 
     Raises:
         UsageError: An argument is wrong; the first step raises it if the camera can't be opened.
@@ -362,9 +379,14 @@ class CameraSource(_CapturedSource):
         gate: Gate | None = None,
         topic: str = "src",
         cam_id: CameraId = 0,
+        *,
+        log_path: LogPath = None,
+        log_filename: str | None = None,
+        log_verbose: bool = False,
     ) -> None:
         frames = camera_frames(local_ftp_path, global_ftp_path, width, height, cam_id)
-        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic)
+        log = LogTarget(log_path, log_filename, log_verbose)
+        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic, log)
 
 
 class SimulateVideoWithTimestamps(_CapturedSource):
@@ -374,6 +396,7 @@ class SimulateVideoWithTimestamps(_CapturedSource):
         timestamps: Positions in the video, in seconds, not decreasing.
         pulsar_node, local_ftp_path, global_ftp_path, width, height, source_id, gate, topic: As for `CameraSource`.
         cam_id: A video file, or a camera.
+        log_path, log_filename, log_verbose: As for `DataSource`.
 
     Raises:
         UsageError: An argument is wrong; the first step raises it if the video can't be opened.
@@ -392,9 +415,14 @@ class SimulateVideoWithTimestamps(_CapturedSource):
         gate: Gate | None = None,
         topic: str = "src",
         cam_id: CameraId = 0,
+        *,
+        log_path: LogPath = None,
+        log_filename: str | None = None,
+        log_verbose: bool = False,
     ) -> None:
         frames = video_frames(timestamps, local_ftp_path, global_ftp_path, width, height, cam_id)
-        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic)
+        log = LogTarget(log_path, log_filename, log_verbose)
+        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic, log)
 
 
 class SimulateTimeSeries(_CapturedSource):
@@ -404,6 +432,7 @@ class SimulateTimeSeries(_CapturedSource):
         filename: A CSV file in UTF-8 whose first column is seconds; a line of column names may come first.
         pulsar_node, source_id, topic: As for `DataSource`.
         gate: Gets the row's values after the first column, a list of str. None: they are sent as a line of CSV.
+        log_path, log_filename, log_verbose: As for `DataSource`.
 
     Raises:
         UsageError: An argument is wrong; a step raises it for a line that is no such row, with the line's number.
@@ -416,8 +445,14 @@ class SimulateTimeSeries(_CapturedSource):
         source_id: str,
         gate: Gate | None = None,
         topic: str = "src",
+        *,
+        log_path: LogPath = None,
+        log_filename: str | None = None,
+        log_verbose: bool = False,
     ) -> None:
-        super().__init__(time_series(filename), pulsar_node, source_id, csv_row_out if gate is None else gate, topic)
+        log = LogTarget(log_path, log_filename, log_verbose)
+        gate = csv_row_out if gate is None else gate
+        super().__init__(time_series(filename), pulsar_node, source_id, gate, topic, log)
 
 
 def _close_stream(stream: Generator[Any, None, None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.plans import ONLY, ComputePlan
 from edgeserve._core.step import Job, Outcome
 from edgeserve._deduplicate import Deduplicate
-from edgeserve._log.folder import LogFolder
+from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
@@ -106,7 +105,7 @@ class Materialize(Consuming[T]):
         ftp_delete: bool = False,
         local_ftp_path: str = DEFAULT_FTP_PATH,
         topic: str | Sequence[str] = "dst",
-        log_path: str | os.PathLike[str] | LogFolder | None = None,
+        log_path: LogPath = None,
         log_filename: str | None = None,
         *,
         log_verbose: bool = False,

@@ -40,6 +40,10 @@ class LogFolder:
             check_count("max_bytes", self.max_bytes, least=2 * self.max_file_bytes)
 
 
+LogPath = str | os.PathLike[str] | LogFolder | None
+"""What operators take as `log_path=`."""
+
+
 class LogFiles:
     """The files of one run, of which the last one is written to.
 

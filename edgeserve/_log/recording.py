@@ -21,7 +21,7 @@ from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.ledger import Stats
 from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
-from edgeserve._log.folder import LogFiles, LogFolder, stem_of
+from edgeserve._log.folder import LogFiles, LogFolder, LogPath, stem_of
 from edgeserve._log.records import (
     ANEW,
     ARRIVED,
@@ -74,7 +74,7 @@ class LogTarget:
         verbose: Whether payloads are logged.
     """
 
-    path: str | os.PathLike[str] | LogFolder | None = None
+    path: LogPath = None
     filename: str | None = None
     verbose: bool = False
 

@@ -125,8 +125,8 @@ def _figures(again: ReplayLog, replayer: Replayer, to_use_ms: float) -> dict[str
     ages_ms, spreads_ms = made["age_ms"].astype("float64") + to_use_ms, made["spread_ms"].astype("float64")
     first_source = next(iter(replayer.plan({}).parameters.values()))
     of_first = again.examples[again.examples["source"] == first_source] if first_source else again.examples
-    finished = made["finished_ms"]
-    span_s = float(finished.max() - finished.min()) / 1000 if len(made) > 1 else 0.0
+    started = made["started_ms"]
+    span_s = float(started.max() - started.min()) / 1000 if len(made) > 1 else 0.0
     figures: dict[str, Any] = {
         "predictions": len(made),
         "rate_per_s": (len(made) - 1) / span_s if span_s else float("nan"),

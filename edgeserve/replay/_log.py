@@ -82,14 +82,14 @@ class ReplayLog:
         columns = [Columns(run) for run in self._logged]
         hosts = list(dict.fromkeys(run.head.host for run in columns))
         clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
+        self.clocks: Sequence[ClockPair] = clocks.pairs
+        self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
+        self._held = {run.head.operator: int((run.fate == HELD).sum()) for run in columns if run.head.plan_kind}
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
         if scores:
             right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
             self.predictions["is_right"] = self.predictions["output_id"].map(right).astype("boolean")
-        self.clocks: Sequence[ClockPair] = clocks.pairs
-        self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
-        self._held = {run.head.operator: int((run.fate == HELD).sum()) for run in columns if run.head.plan_kind}
 
     def logged(self, operator: str | None = None) -> Logged:
         """The run of an operator that joins, of which there is one, or which is named.

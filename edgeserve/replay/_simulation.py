@@ -7,9 +7,10 @@ takes. What the step costs besides the task, some microseconds, is left out.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
+from statistics import median
 
 from edgeserve._core.clock import Now
 from edgeserve._core.plans import FlowPlan, Plan
@@ -19,29 +20,39 @@ from edgeserve.replay._history import Arrival, History
 from edgeserve.replay._rig import Rig
 from edgeserve.replay._tools import Tools
 
-# The way from sender to node is taken to be as long as that of the fastest message of so much time.
-_WINDOW_MS = 60_000
+# What is received within so much time after the task has ended may have been there before.
+_AT_ONCE_MS = 1.0
 
 
 def reached_ms(history: History) -> list[float]:
     """When each arrival reached the node, on its steady clock, in the order of their numbers.
 
-    The broker's client does not say it: what came while the task ran was received after that. But no message is on its
-    way for longer than it has to be, so it was there as long after its sender sent it as the fastest of its minute was,
-    not before those in front of it, and not after it was received.
+    The broker's client does not say it. What came while the operator waited for it was received when it came. What was
+    there when the task had ended came while it ran: as long after it was sent as others were on their way, half of the
+    times, but not before the task had started, not before those in front of it, and not after it was received.
     """
+    busy = sorted(
+        (serving.start_steady_ms, serving.start_steady_ms + serving.duration_ms) for serving in history.servings
+    )
+    ends = [end_ms for _, end_ms in busy]
     arrivals = list(history.arrivals.values())
-    fastest: dict[int, float] = {}
+    came_while: list[float | None] = []
+    ways_ms = []
     for each in arrivals:
-        window = int(each.received_steady_ms // _WINDOW_MS)
-        way_ms = each.received_steady_ms - each.publish_ms
-        fastest[window] = min(way_ms, fastest.get(window, math.inf))
+        last = bisect_right(ends, each.received_steady_ms) - 1
+        if last >= 0 and each.received_steady_ms - ends[last] <= _AT_ONCE_MS:
+            came_while.append(busy[last][0])
+        else:
+            came_while.append(None)
+            ways_ms.append(each.received_steady_ms - each.publish_ms)
+    way_ms = median(ways_ms or [each.received_steady_ms - each.publish_ms for each in arrivals] or [0.0])
     times: list[float] = []
     before_ms = -math.inf
-    started_ms = history.head.started_ms - history.wall_offset_ms
-    for each in arrivals:
-        way_ms = fastest[int(each.received_steady_ms // _WINDOW_MS)]
-        before_ms = min(each.received_steady_ms, max(before_ms, each.publish_ms + way_ms, started_ms))
+    for each, since_ms in zip(arrivals, came_while, strict=True):
+        came_ms = each.received_steady_ms
+        if since_ms is not None:
+            came_ms = min(came_ms, max(since_ms, each.publish_ms + way_ms))
+        before_ms = max(before_ms, came_ms)
         times.append(before_ms)
     return times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Which spreads of recorded matches are tried as intervals, and which multiples of the task's time as paces.
+_SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+_FACTORS = (0.5, 1, 1.25, 1.5, 2, 3, 5, 8, 13, 21, 34)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def suggest(
     timeliness_ms: float | None = None,
     staleness_ms: float | None = None,
     coverage: float = 0.95,
+    widest_ms: int | None = None,
     accuracy: float | None = None,
     task: Callable[..., Any] | None = None,
     gate_in: Gate | Mapping[str, Gate] | None = None,
@@ -56,7 +63,7 @@ def suggest(
     """Choose the smallest matching interval and the highest rate that meet what is asked for.
 
     First the smallest `max_time_diff_ms` with which so many of the first source's examples are still matched (and, if
-    it is asked for, the predictions are right) as `coverage` says of what the recorded sources allow; then, with that,
+    it is asked for, the predictions are right) as `coverage` says; then, with that,
     the smallest `min_interval_ms` with which predictions are as timely as they are to be: an operator that starts more
     often than its task can end falls behind.
 
@@ -65,7 +72,8 @@ def suggest(
         operator: Whose run; None where there is one operator that joins and sends.
         timeliness_ms: No more than this from the capture of the last input to the use, for 99 of 100 predictions.
         staleness_ms: The same from the capture of the first input.
-        coverage: The share that is to be matched, of what can be matched at all; from 0 to 1.
+        coverage: The share that is to be matched, of what `widest_ms` would match; from 0 to 1.
+        widest_ms: The largest `max_time_diff_ms` that makes sense; None: the recorded one.
         accuracy: The share of predictions that are to be right; needs `task` and `is_right`.
         task: As for `run`.
         gate_in: As for `run`.
@@ -95,17 +103,34 @@ def suggest(
     if not isinstance(replayer.history.plan, ComputePlan):
         raise UsageError(f"{replayer.history.head.operator!r} is no Compute: nothing of it is matched by time")
     limits = {"timeliness_p99_ms": timeliness_ms, "staleness_p99_ms": staleness_ms}
-    return _Search(replayer, {name: ms for name, ms in limits.items() if ms is not None}, coverage, accuracy).run()
+    asked = _Asked({name: ms for name, ms in limits.items() if ms is not None}, coverage, accuracy)
+    return _Search(
+        replayer, asked, widest_ms if widest_ms is not None else replayer.history.plan.max_time_diff_ms
+    ).run()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked for: limits in ms by the table's columns, and shares."""
+
+    limits: Mapping[str, float]
+    coverage: float
+    accuracy: float | None
+
+    def is_met(self, row: Mapping[str, Any]) -> bool:
+        is_right = self.accuracy is None or row["accuracy"] >= self.accuracy
+        return is_right and all(row[name] <= limit_ms for name, limit_ms in self.limits.items())
+
+    def excess(self, row: Mapping[str, Any]) -> float:
+        """How far it is off, as a multiple of what was asked for."""
+        return max([row[name] / max(limit_ms, 1e-9) for name, limit_ms in self.limits.items()], default=0.0)
 
 
 class _Search:
-    def __init__(
-        self, replayer: Replayer, limits: Mapping[str, float], coverage: float, accuracy: float | None
-    ) -> None:
+    def __init__(self, replayer: Replayer, asked: _Asked, widest_ms: int) -> None:
         self._replayer = replayer
-        self._limits = limits
-        self._coverage = coverage
-        self._accuracy = accuracy
+        self._asked = asked
+        self._widest_ms = widest_ms
         self._pandas = require("pandas", "replay", PURPOSE)
         self._tables: list[pd.DataFrame] = []
 
@@ -122,20 +147,17 @@ class _Search:
         """The smallest matching interval that leaves enough to be matched, and right."""
         candidates = self._intervals()
         table = self._try({"max_time_diff_ms": candidates})
-        enough = table["coverage"] >= self._coverage * table["coverage"].max()
-        if self._accuracy is not None:
-            right = enough & (table["accuracy"] >= self._accuracy)
+        enough = table["coverage"] >= self._asked.coverage * table["coverage"].max()
+        if self._asked.accuracy is not None:
+            right = enough & (table["accuracy"] >= self._asked.accuracy)
             enough = right if right.any() else enough
         return int(table[enough]["max_time_diff_ms"].min())
 
     def _intervals(self) -> list[int]:
         """What can make a difference: how far apart the captures of what met lay, when all could meet."""
-        recorded = self._replayer.history.plan
-        widest = max(getattr(recorded, "max_time_diff_ms", 0), 10_000)
-        met = self._replayer.run({"max_time_diff_ms": widest}).predictions["spread_ms"].astype("float64")
-        shares = [0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0]
-        spreads = {int(-(-met.quantile(share) // 1)) for share in shares} if len(met) else {widest}
-        return sorted(spreads)
+        met = self._replayer.run({"max_time_diff_ms": self._widest_ms}).predictions["spread_ms"].astype("float64")
+        spreads = {math.ceil(met.quantile(share)) for share in _SHARES} if len(met) else set()
+        return sorted({*spreads, self._widest_ms})
 
     def _pace(self, knobs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         """The highest rate at which what is asked for is met, and whether it is; else what comes closest."""
@@ -143,9 +165,9 @@ class _Search:
         for interval_ms in self._paces():
             row = self._try({**{name: [value] for name, value in knobs.items()}, "min_interval_ms": [interval_ms]})
             found = {str(name): value for name, value in row.iloc[0].to_dict().items()}
-            if self._is_met(found):
+            if self._asked.is_met(found):
                 return found, True
-            if not closest or self._excess(found) < self._excess(closest):
+            if not closest or self._asked.excess(found) < self._asked.excess(closest):
                 closest = found
         return closest, False
 
@@ -153,21 +175,12 @@ class _Search:
         """No limit, then multiples of what the task takes."""
         lasted = sorted(serving.duration_ms for serving in self._replayer.history.servings)
         task_ms = lasted[len(lasted) // 2] if lasted else 1.0
-        return [0.0, *(round(task_ms * factor, 3) for factor in (0.5, 1, 1.25, 1.5, 2, 3, 5, 8, 13, 21, 34) if task_ms)]
+        return [0.0, *(round(task_ms * factor, 3) for factor in _FACTORS if task_ms)]
 
     def _try(self, knobs: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
         table = tried(self._replayer, knobs).table
         self._tables.append(table)
         return table
-
-    def _is_met(self, row: Mapping[str, Any]) -> bool:
-        is_right = self._accuracy is None or row["accuracy"] >= self._accuracy
-        return is_right and all(row[name] <= limit_ms for name, limit_ms in self._limits.items())
-
-    def _excess(self, row: Mapping[str, Any]) -> float:
-        return max(
-            [row[name] / limit_ms if limit_ms else row[name] for name, limit_ms in self._limits.items()], default=0
-        )
 
     def _why(self, row: Mapping[str, Any], *, is_met: bool) -> str:
         said = [f"{row['coverage']:.1%} of the first source's examples are used, {row['rate_per_s']:.3g} a second"]

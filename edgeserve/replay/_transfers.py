@@ -24,7 +24,7 @@ def fastest_between(runs: Sequence[Columns]) -> dict[tuple[str, str], float]:
             hosts = (sender.head.host, receiver.head.host)
             if hosts[0] == hosts[1] or not len(ids) or not len(receiver.number):
                 continue
-            received = numpy.frombuffer(receiver.ids, dtype=f"S{ID_SIZE}")
+            received = numpy.frombuffer(receiver.examples.ids, dtype=f"S{ID_SIZE}")
             _, at, there = numpy.intersect1d(ids, received, return_indices=True)
             if len(at):
                 took_ms = float((receiver.received_ms[there] - left_ms[at]).min())
@@ -34,6 +34,7 @@ def fastest_between(runs: Sequence[Columns]) -> dict[tuple[str, str], float]:
 
 def _sent_by(numpy: Any, run: Columns) -> tuple[NDArray[np.bytes_], NDArray[np.float64]]:
     """The ids of what an operator sent, and when it left."""
-    ids = [*run.sent_ids, *run.predictions.ids, *run.served_ids]
-    left_ms = [*run.sent_handed_ms, *run.predictions.finish_ms, *run.served_finish_ms]
-    return numpy.array(ids, dtype=f"S{ID_SIZE}"), numpy.array(left_ms, dtype=numpy.float64)
+    ids = numpy.frombuffer(bytes(run.sent.ids.bytes + run.predictions.ids.bytes), dtype=f"S{ID_SIZE}")
+    known = numpy.array([*run.sent.ids.known, *run.predictions.ids.known], dtype=bool)
+    left_ms = numpy.concatenate([numpy.array(run.sent.handed_ms), numpy.array(run.predictions.finish_ms)])
+    return ids[known], left_ms[known]

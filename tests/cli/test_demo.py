@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeserve import replay
 from edgeserve._broker.connections import connect
 from edgeserve.address import LocalAddress, PulsarAddress
 from edgeserve.cli.demo import recordings
@@ -87,14 +88,34 @@ def test_windows_that_one_sensor_loses_are_dropped_with_a_reason(address: LocalA
     assert result["operators"]["two-sensors"]["fates"] == {"used": 2 * (364 - lost), "expired": lost}
 
 
-def test_without_a_terminal_there_are_two_lines_and_the_tables(tmp_path: Path) -> None:
+def test_without_a_terminal_there_are_four_lines_and_the_tables(tmp_path: Path) -> None:
     run = edgeserve("demo", "--seconds", "2", "--pulsar", f"local://{tmp_path}")
     assert run.returncode == 0, run.stderr
-    assert [line.split()[0] for line in run.stderr.splitlines()] == ["Training", "Streaming"]
+    assert [line.split()[0] for line in run.stderr.splitlines()] == ["Training", "Streaming", "Replay", "To"]
     (served,) = (line.split() for line in run.stdout.splitlines() if line.startswith(" windows served"))
     assert served == ["windows", "served", "364", "364"]
     assert "\x1b" not in run.stdout + run.stderr
     assert list(tmp_path.rglob("*.db")) == [], "the broker's files are gone with the topics"
+
+
+def test_the_demo_names_its_log_and_the_command_that_opens_it(
+    address: LocalAddress | PulsarAddress, tmp_path: Path
+) -> None:
+    folder = tmp_path / "logs of mine"
+    run = edgeserve("demo", "--seconds", "3", "--gyro-loss", "0.2", "--log", str(folder), "--json", *at(address))
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    *_, named, command = run.stderr.splitlines()
+    assert named == f"Replay logs of this run: {folder}"
+    assert command == f"To look at them: edgeserve replay '{folder}'"
+    assert result["log_path"] == str(folder)
+    log = replay.load(folder)
+    for each in log.runs:
+        stats = result["operators"][each.operator]
+        fates = log.examples[log.examples["operator"] == each.operator]["fate"].value_counts().to_dict()
+        assert each.was_closed
+        assert each.lost == each.torn_bytes == 0
+        assert fates == (stats["fates"] if each.topics_in else {})
 
 
 def test_speed_and_seconds_together_stop_the_stream_early(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_of_a_source(broker: str, wire: Wire, logs: Path) -> None:
         for _ in source:
             pass
     columns = Columns(only_run(logs, "src"))
-    assert (len(columns.sent_ids), [fate for _, fate, _ in columns.unsent]) == (2, ["gated", "gated"])
+    assert (len(columns.sent.number), [fate for _, fate, _ in columns.unsent]) == (2, ["gated", "gated"])
     assert ended(logs, "src") == counted(source) == {"used": 2, "gated": 2}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,13 +39,18 @@ def demo_command(
     gyro_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Lose this share of the gyroscope's windows, to see what the join does.")
     ] = 0,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write replay logs. Default: with edgeserve's files.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The final numbers as one object.")] = False,
 ) -> None:
     """Stream real wrist-sensor recordings, join them by capture time, and tell who does which exercise."""
     from edgeserve.cli.demo.show import result_tables
 
     try:
-        report = _run(broker_address(pulsar, web), _people(held_out), seconds=seconds, speed=speed, gyro_loss=gyro_loss)
+        report = _run(
+            broker_address(pulsar, web), _people(held_out), seconds=seconds, speed=speed, gyro_loss=gyro_loss, log=log
+        )
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
@@ -51,6 +58,14 @@ def demo_command(
         typer.echo(json.dumps(report.as_json()))
     else:
         data_console().print(result_tables(report))
+    talk_console().print(
+        f"Replay logs of this run: {report.log_path}\nTo look at them: {opening_command(report.log_path)}"
+    )
+
+
+def opening_command(log_path: str) -> str:
+    """What opens a run's logs."""
+    return f"edgeserve replay {shlex.quote(log_path)}"
 
 
 def _people(held_out: str) -> list[int]:
@@ -69,6 +84,7 @@ def _run(
     seconds: float | None,
     speed: float | None,
     gyro_loss: float,
+    log: Path | None,
 ) -> Report:
     from edgeserve.cli.demo.pipeline import Demo, Pipeline
     from edgeserve.cli.demo.prediction import train
@@ -83,7 +99,7 @@ def _run(
     replay = Replay(windows, speed)
     talk = talk_console()
     talk.print(f"Training two models: {len(train_on)} recordings, {len(known)} windows of 4 s.")
-    demo = Demo(broker, replay, train(known, ["accel"]), train(known, ["accel", "gyro"]), gyro_loss)
+    demo = Demo(broker, replay, train(known, ["accel"]), train(known, ["accel", "gyro"]), gyro_loss, log)
     talk.print(
         f"Streaming {len(windows)} windows of each sensor, of people that the models have not seen "
         f"({', '.join(map(str, held_out))}), {speed:.3g} times as fast as recorded, in "
@@ -105,4 +121,5 @@ def _run(
         pipeline.one_sensor.tally(),
         pipeline.two_sensors.tally(),
         pipeline.stats(),
+        str(pipeline.log_path),
     )

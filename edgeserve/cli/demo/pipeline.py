@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edgeserve import Compute, DataSource, Materialize, gates, run
@@ -25,6 +26,7 @@ from edgeserve._core.ledger import Stats
 from edgeserve._interrupts import uninterrupted
 from edgeserve._logging import logger
 from edgeserve.address import Address
+from edgeserve.cli.demo.logs import new_log_folder
 from edgeserve.cli.demo.prediction import Predictor
 from edgeserve.cli.demo.replay import Reading, Replay, reading_in, reading_out
 from edgeserve.cli.demo.score import Score
@@ -46,6 +48,7 @@ class Demo:
         one_sensor: Predicts from the accelerometer's window.
         two_sensors: Predicts from the accelerometer's and the gyroscope's.
         gyro_loss: The share of the gyroscope's windows that never leave, from 0 to 1.
+        log_path: The folder of its replay logs; None for one of its own.
     """
 
     broker: Address
@@ -53,6 +56,7 @@ class Demo:
     one_sensor: Predictor
     two_sensors: Predictor
     gyro_loss: float = 0.0
+    log_path: Path | None = None
 
 
 class Pipeline:
@@ -62,6 +66,7 @@ class Pipeline:
         run_id: What the names of its topics have in them.
         one_sensor: How the predictor with one sensor does.
         two_sensors: How the one with both does.
+        log_path: The folder of its replay logs.
     """
 
     def __init__(self, demo: Demo) -> None:
@@ -69,6 +74,7 @@ class Pipeline:
         self.one_sensor = Score(demo.replay.windows)
         self.two_sensors = Score(demo.replay.windows)
         self.run_id = uuid.uuid4().hex[:8]
+        self.log_path = demo.log_path if demo.log_path is not None else new_log_folder(self.run_id)
         names = ("accel", "gyro", "one-sensor", "two-sensors")
         self._topics = {name: f"edgeserve-demo-{self.run_id}-{name}" for name in names}
         self._sinks: list[Materialize[None]] = []
@@ -127,6 +133,7 @@ class Pipeline:
                 sensor,
                 gate,
                 self._topics[sensor],
+                self.log_path,
                 event_time=lambda reading: reading.capture_ms,
             )
 
@@ -149,6 +156,8 @@ class Pipeline:
             gates.msgpack_out,
             topic_in=self._topics["accel"],
             topic_out=self._topics["one-sensor"],
+            log_path=self.log_path,
+            log_verbose=True,
             idle_timeout_ms=self._idle_ms,
         )
         yield Compute(
@@ -159,6 +168,8 @@ class Pipeline:
             gates.msgpack_out,
             topic_in=[self._topics["accel"], self._topics["gyro"]],
             topic_out=self._topics["two-sensors"],
+            log_path=self.log_path,
+            log_verbose=True,
             # Windows of one moment belong together, and the next moment is a whole window away.
             max_time_diff_ms=int(models.replay.window_ms / 2),
             join="nearest",
@@ -173,6 +184,7 @@ class Pipeline:
                 self._demo.broker,
                 gates.msgpack_in,
                 topic=self._topics[stream],
+                log_path=self.log_path,
                 sink_id=sink_id,
                 idle_timeout_ms=self._idle_ms,
             )

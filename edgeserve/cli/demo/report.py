@@ -32,6 +32,7 @@ class Report:
         one_sensor: How the accelerometer alone did.
         two_sensors: How both sensors did.
         operators: The counts of each operator, in the order of the stream.
+        log_path: The folder of its replay logs.
     """
 
     broker: str
@@ -42,6 +43,7 @@ class Report:
     one_sensor: Tally
     two_sensors: Tally
     operators: Mapping[str, Stats]
+    log_path: str
 
     def drops(self) -> Iterator[Drop]:
         """Everything that was received and not used, by operator and reason."""
@@ -63,6 +65,7 @@ class Report:
             "one_sensor": _tally_record(self.one_sensor),
             "two_sensors": _tally_record(self.two_sensors),
             "operators": {operator: _stats_record(stats) for operator, stats in self.operators.items()},
+            "log_path": self.log_path,
         }
 
 
