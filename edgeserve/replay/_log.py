@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,9 @@ class ReplayLog:
         clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
         self.clocks: Sequence[ClockPair] = clocks.pairs
         self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
-        self._held = {run.head.operator: int((run.fate == HELD).sum()) for run in columns if run.head.plan_kind}
+        self._held: Counter[str] = Counter()
+        for each in columns:
+            self._held[each.head.operator] += int((each.fate == HELD).sum())
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
         if scores:
@@ -112,13 +115,15 @@ class ReplayLog:
         return found[0]
 
     def summary(self) -> pd.DataFrame:
-        """A row for each operator: what it received and made of it, how fast, how late, and what it dropped.
+        """A row for each operator, over its runs: what it received and made of it, how fast, how late, what it dropped.
 
         `rate_per_s` is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th
         percentiles.
         """
         pandas = require("pandas", "replay", PURPOSE)
-        return pandas.DataFrame([self._row(run) for run in self.runs])
+        first_runs = {run.operator: run for run in reversed(self.runs)}
+        names = dict.fromkeys(run.operator for run in self.runs)
+        return pandas.DataFrame([self._row(first_runs[name]) for name in names])
 
     def _row(self, run: OperatorRun) -> dict[str, Any]:
         name = run.operator
@@ -137,7 +142,7 @@ class ReplayLog:
             "runs": len(times) if is_source else len(ran),
             "sent": len(times) if is_source else len(made),
             "dropped": int((self.drops["operator"] == name).sum()),
-            "held": self._held.get(name, 0),
+            "held": self._held[name],
             "rate_per_s": (len(times) - 1) / span_s if span_s else float("nan"),
             "compute_p50_ms": _quantile(ran["compute_ms"], 0.5),
             "compute_p99_ms": _quantile(ran["compute_ms"], 0.99),

@@ -33,7 +33,8 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame, clocks
     pandas = require("pandas", "replay", PURPOSE)
     predictions = made[made["output_id"].notna()].reset_index(drop=True)
     way = _Way(pandas, predictions, sent, clocks)
-    used = uses.drop_duplicates("last_input_id").set_index("last_input_id")
+    first_uses = uses.sort_values("started_ms", kind="stable").drop_duplicates("last_input_id")
+    used = first_uses.set_index("last_input_id")
     at = used.index.get_indexer(predictions["output_id"])
     known = at >= 0
     received_ms, started_ms = _taken(used["received_ms"], at, known), _taken(used["started_ms"], at, known)
