@@ -90,9 +90,11 @@ class ReplayLog:
             self._held[each.head.operator] += int((each.fate == HELD).sum())
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
-        if scores:
+        if scores is not None:
             right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
-            self.predictions["is_right"] = self.predictions["output_id"].map(right).astype("boolean")
+            said = [right.get(output_id) for output_id in self.predictions["output_id"]]
+            pandas = require("pandas", "replay", PURPOSE)
+            self.predictions["is_right"] = pandas.array(said, dtype="boolean")
 
     def logged(self, operator: str | None = None) -> Logged:
         """The run of an operator that joins, of which there is one, or which is named.
