@@ -80,7 +80,9 @@ class _Way:
                 break
             before = parents[ready]
             self.transfer_ms[ready] = self.transfer_ms[before] + received_ms[ready] - self.finished_ms[before]
-            self.queueing_ms[ready] = self.queueing_ms[before] + started_ms[ready] - received_ms[ready]
+            # A model's output has the capture time of its data, which may have waited for a later signal.
+            waited_ms = self.capture_ms[before] - self.capture_ms[ready]
+            self.queueing_ms[ready] = self.queueing_ms[before] + waited_ms + started_ms[ready] - received_ms[ready]
             self.compute_ms[ready] = self.compute_ms[before] + self.finished_ms[ready] - started_ms[ready]
 
     def _capture_shifts(

@@ -17,6 +17,7 @@ import edgeserve
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Materialize, Model, UsageError, replay
 from edgeserve._log.reading import Block
 from edgeserve._log.records import Head
+from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
@@ -185,6 +186,54 @@ def test_what_several_sinks_took_was_used_when_the_first_of_them_took_it(broker:
     assert made["used_by"] == "early"
     started = replay.load(logs).steps.set_index("operator")["started_ms"]
     assert made["used_ms"] == started["early"] < started["late"]
+
+
+def logged(path: Path, operator: str, records: Sequence[Any], *, is_sink: bool = False) -> None:
+    """The log of one operator: a model, or a sink."""
+    kind, plan = ("compute", {"parameters": {"example": ""}}) if is_sink else ("flows", {"has_signal": True})
+    name = "Materialize" if is_sink else "Model"
+    topics_out = [] if is_sink else ["out"]
+    head = Head(operator, 1, operator, name, ["in"], topics_out, kind, plan, "here", 1, 0, has_payloads=False)
+    path.mkdir(exist_ok=True)
+    (path / f"{operator}.log").write_bytes(pack_head(head) + pack_block(0, 0.0, records))
+
+
+def arrived(number: int, at_ms: float, example_id: bytes, capture_ms: int) -> Any:
+    return (
+        0,
+        at_ms,
+        at_ms,
+        "in",
+        int(at_ms),
+        number,
+        False,
+        example_id,
+        [capture_ms],
+        "data",
+        None,
+        [9],
+        None,
+        None,
+        None,
+    )
+
+
+def test_the_wait_of_data_for_a_signal_that_was_captured_later_is_in_what_adds_up(tmp_path: Path) -> None:
+    # A model's output has the capture time of its data, 20, and its signal is from 50.
+    data, signal, first, second = (letter * 16 for letter in (b"d", b"s", b"1", b"2"))
+    decided = (2, 1, 60, 60.0, [], [[0, 1]], [], None, None)
+    ran = (3, None, 60.0, 0.0, 70.0, None, None, [(first, 0, 5, None, None, True)])
+    logged(tmp_path, "one", [arrived(0, 25.0, data, 20), arrived(1, 55.0, signal, 50), decided, ran])
+    decided = (2, 0, 80, 80.0, [], [[0]], [], None, None)
+    ran = (3, None, 81.0, 0.0, 91.0, None, None, [(second, 0, 5, None, None, True)])
+    logged(tmp_path, "two", [arrived(0, 75.0, first, 20), decided, ran])
+    logged(tmp_path, "sink", [arrived(0, 95.0, second, 20), (4, [0, 0.1, 0.101, b"", 0])], is_sink=True)
+    log = replay.load(tmp_path)
+    assert_times_add_up(log)
+    (made,) = log.predictions[log.predictions["operator"] == "two"].to_dict("records")
+    assert (made["timeliness_ms"], made["compute_ms"]) == (100 - 20, 20)
+    assert made["transfer_ms"] == (55 - 50) + (75 - 70) + (95 - 91)
+    assert made["queueing_ms"] == (50 - 20) + (60 - 55) + (81 - 75) + (100 - 95)
 
 
 # Several runs
