@@ -92,6 +92,7 @@ _MODULES = (
     "gates",
     "materialize",
     "message_format",
+    "metrics",
     "model",
     "replay",
     "routing",

@@ -207,8 +207,8 @@ class Cascading(Consuming[T]):
         if asked and isinstance(self._join, FlowJoin):
             now = self._clock.now()
             decision = self._join.give_back(asked, now)
-            if self._log is not None:
-                self._log.asked(asked, now, decision)
+            if (observer := self._observer) is not None:
+                observer.asked(asked, now, decision)
             self._carry_out(decision)
 
 

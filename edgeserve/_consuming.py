@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._broker.inbox import Inbox
-from edgeserve._broker.outbox import Outbox
 from edgeserve._claims import claim, give_back
 from edgeserve._core.clock import pause_ms
 from edgeserve._core.flows import message_key
@@ -34,7 +33,9 @@ from edgeserve._on_error import ErrorPolicy
 from edgeserve._operator import End, Life, Operator
 from edgeserve._ports import Inputs, Outputs, Values, Work
 from edgeserve._recovery import UNSERVED, GivingUp, Recovery
-from edgeserve.errors import EdgeServeError, PayloadTooLarge
+from edgeserve._sending import Sending
+from edgeserve._tracing import step_tracing
+from edgeserve.errors import EdgeServeError
 
 if TYPE_CHECKING:
     from edgeserve._served_ids import ServedIds
@@ -68,7 +69,6 @@ class Consuming(Operator[T]):
     _is_over = False
     _tenure: int | None = None
     _served: ServedIds | None = None
-    _log: StepLog | None = None
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class Consuming(Operator[T]):
         self._inputs = inputs
         self._sources = inputs.sources
         self._values = values
+        values.on_fetched = self._fetched
         self._errors = errors
         self._ledger = Ledger(merges_copies=self._merges_copies)
         self._batches: dict[int, int] = {}
@@ -102,10 +103,8 @@ class Consuming(Operator[T]):
         # What of it was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
         self._notices = Notices(name)
-        self._outputs = outputs
-        self._outboxes: list[Outbox[Sequence[Example]]] = []
         with self._parts as opening:  # closes what is open already when the rest fails
-            opening.callback(self._close_log)  # last: what the others do is counted
+            opening.callback(self._tell_the_end)  # last: what the others do is counted
             opening.callback(self._notices.close)
             self._lease = ConnectionLease(inputs.pulsar_node)
             opening.callback(self._lease.close)
@@ -128,31 +127,42 @@ class Consuming(Operator[T]):
                 self._notices, errors, self._ledger, self._dead_letters, self._release, self._acknowledge, self._forget
             )
             self._recovery = Recovery(self._notices, errors, self._has_paused, self._giving_up.give_up)
+            if (tracing := step_tracing(self)) is not None:
+                self._tell(tracing)
+            self._sending = Sending(outputs, self._ledger, values.route, errors, self._giving_up, self._use_up, tracing)
+            self._outboxes = self._sending.outboxes
             for each in outputs:
-                outbox = each.opened(connection, str(self._lease.address), self._release_all)
+                outbox = self._sending.open(each, connection, str(self._lease.address), self._release_all)
                 opening.callback(self._close_flushed, outbox)
-                self._outboxes.append(outbox)
-            self._open_log(log)
+            topics_out = [each.topic for each in outputs]
+            self._open_log(log, topics_out)
             self._parts = opening.pop_all()
-        sends = f", sends to {', '.join(each.topic for each in outputs)}" if outputs else ""
-        self._opened(f"reads {', '.join(inputs.topics)} of {self._lease.address} as {inputs.subscription!r}{sends}")
+        sends = f", sends to {', '.join(topics_out)}" if outputs else ""
+        ports = f"reads {', '.join(inputs.topics)} of {self._lease.address} as {inputs.subscription!r}{sends}"
+        self._opened(ports, inputs.topics, topics_out, self._queue_length)
 
-    def _open_log(self, target: LogTarget) -> None:
-        topics_out = [each.topic for each in self._outputs]
+    def _queue_length(self) -> int:
+        return len(self._arrivals) + self._inbox.unopened
+
+    def _open_log(self, target: LogTarget, topics_out: Sequence[str]) -> None:
         writer = open_log(target, self, self._clock, self._inputs.topics, topics_out, self._plan)
         if writer is not None:
             slot_of = (lambda flow_id: self._inbox.slot(message_key(flow_id))) if self._inbox.must_ask else None
             at_once = self._join.serves_at_once is not None
-            self._log = StepLog(writer, self._clock, payloads=target.verbose, at_once=at_once, slot_of=slot_of)
-            self._inbox.steady_ms = self._log.steady_ms
-            self._values.on_fetched = self._log.fetched
+            log = StepLog(writer, self._clock, payloads=target.verbose, at_once=at_once, slot_of=slot_of)
+            self._inbox.steady_ms = log.steady_ms
+            self._tell(log)
 
-    def _close_log(self) -> None:
-        if self._log is not None:
+    def _tell_the_end(self) -> None:
+        if (observer := self._observer) is not None:
             for arrival in self._arrivals:  # those that were settled as they came, and no step has taken
                 if arrival.fate is not None:
-                    self._log.settled(arrival, arrival.fate)
-            self._log.close(self.stats)
+                    observer.settled(arrival, arrival.fate)
+        super()._tell_the_end()
+
+    def _fetched(self, example: Example, payload: Any) -> None:
+        if (observer := self._observer) is not None:
+            observer.fetched(example, payload)
 
     def _returned(self, outcomes: Sequence[Outcome]) -> T | None:
         """What `next()` returns."""
@@ -194,8 +204,8 @@ class Consuming(Operator[T]):
                 self._look_ahead()
             arrival = self._arrivals.popleft()
             if not self._admit(arrival):
-                if self._log is not None and arrival.fate not in _LOGGED_OTHERWISE:
-                    self._log.settled(arrival, arrival.fate)
+                if (observer := self._observer) is not None and arrival.fate not in _LOGGED_OTHERWISE:
+                    observer.settled(arrival, arrival.fate)
                 return None  # settled; a moment that is due comes after what has arrived
             parameter = self._join.serves_at_once
             if parameter is not None:
@@ -229,8 +239,8 @@ class Consuming(Operator[T]):
         decision = self._join.decide(arrival, now)
         self._wake_steady_ms = decision.wake_steady_ms
         self._look_steady_ms = decision.look_steady_ms
-        if self._log is not None:
-            self._log.decided(arrival, now, decision)
+        if (observer := self._observer) is not None:
+            observer.decided(arrival, now, decision)
         self._carry_out(decision)
         return self._perform(decision.job) if decision.job is not None else None
 
@@ -298,8 +308,8 @@ class Consuming(Operator[T]):
 
     def _open_one(self) -> list[Example]:
         opened = self._inbox.open_next()
-        if self._log is not None:
-            self._log.received(opened)
+        if (observer := self._observer) is not None:
+            observer.received(opened)
         return opened
 
     def _begin_tenure(self) -> None:
@@ -308,8 +318,8 @@ class Consuming(Operator[T]):
             _log.warning("operator %s has its subscription back and starts anew: what it held comes again", self._name)
             self._ledger.forget()
             self._join = self._plan.make()
-            if self._log is not None:
-                self._log.began_anew()
+            if (observer := self._observer) is not None:
+                observer.began_anew()
         self._tenure = self._inbox.tenure
 
     def _admit(self, arrival: Example) -> bool:
@@ -363,72 +373,22 @@ class Consuming(Operator[T]):
             outcomes = self._recovery.tried(partial(self._outcomes, job), job.examples)
         if outcomes is UNSERVED:
             return None
-        if self._log is not None:
-            self._log.ran(job, outcomes)
-        return self._hand_over(outcomes)
+        if (observer := self._observer) is not None:
+            observer.ran(job, outcomes)
+        return self._returned(self._sending.hand_over(outcomes))
 
     def _outcomes(self, job: Job) -> Sequence[Outcome]:
-        if self._log is not None:
-            self._log.starts()
+        if (observer := self._observer) is not None:
+            observer.starts(job)
         try:
             job.arguments = self._values.arguments(job.units)
             return self._work.finish(job, interruptibly(self._work.call, job))
         except BaseException as error:
-            if self._log is not None:
-                self._log.raised(job, error)
+            if (observer := self._observer) is not None:
+                observer.raised(job, error)
             raise
         finally:
             self._values.route.release()
-
-    def _hand_over(self, outcomes: Sequence[Outcome]) -> T | None:
-        """Send what was made, and settle what it was made from. What leaves of a batch leaves together."""
-        if len(outcomes) == 1:  # nearly always
-            return self._returned(outcomes) if self._handed_over(outcomes[0], more_follows=False) else None
-        handed_over = []
-        error: Exception | None = None
-        try:
-            for outcome in outcomes:
-                try:
-                    if self._handed_over(outcome, more_follows=True):
-                        handed_over.append(outcome)
-                except PayloadTooLarge as too_large:
-                    error = too_large  # the others leave all the same
-        finally:
-            for outbox in self._outboxes:
-                outbox.flush()
-        if error is not None:
-            raise error
-        return self._returned(handed_over)
-
-    def _handed_over(self, outcome: Outcome, *, more_follows: bool) -> bool:
-        if outcome.payload is not None and self._outboxes:
-            return self._has_sent(outcome, outcome.payload, more_follows=more_follows)
-        self._use_up(outcome.examples)
-        return True
-
-    def _has_sent(self, outcome: Outcome, payload: bytes, *, more_follows: bool) -> bool:
-        """Send one output, and settle what it was made from. False if it was given up as too large."""
-        examples = outcome.examples
-        # Held by this job alone, nothing will use them again; and its output may be unconfirmed for long. Looked at
-        # before the send, as a confirmation lets go of the job's hold at any time. What needs no other is never held
-        # for later.
-        spent = examples if len(examples) == 1 else [example for example in examples if example.holds == 1]
-        made = self._outputs[outcome.port].made(
-            outcome.output_id, payload, outcome.capture_ms, flow_id=outcome.flow_id, is_url=outcome.is_url
-        )
-        self._values.route.used(examples)
-        try:
-            self._outboxes[outcome.port].send(made, examples, more_follows=more_follows)
-        except PayloadTooLarge as error:
-            self._values.route.unused(examples)
-            if not self._errors.covers(error):
-                raise
-            self._giving_up.give_up(examples, error)
-            return False
-        self._ledger.settle(examples, Fate.USED)
-        for example in spent:
-            example.value, example.data = None, b""
-        return True
 
     def _use_up(self, examples: Sequence[Example]) -> None:
         """Settle what was used, and led to nothing that is sent."""
@@ -452,8 +412,8 @@ class Consuming(Operator[T]):
     def _forget(self, given_up: Sequence[Example], reason: str) -> None:
         """Use no more what was given up: a join may use it again and again, and fail with everything it meets."""
         forgotten = self._join.give_up(given_up)
-        if self._log is not None and given_up:
-            self._log.gave_up(given_up, Fate.FAILED, reason, forgotten)
+        if (observer := self._observer) is not None and given_up:
+            observer.gave_up(given_up, Fate.FAILED, reason, forgotten)
         self._release(forgotten)
 
     def _release(self, examples: Sequence[Example]) -> None:

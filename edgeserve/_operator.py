@@ -12,19 +12,23 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, final
 
+from edgeserve import _status, _watch
 from edgeserve._at_exit import Stage, at_exit
 from edgeserve._background import BackgroundStep, StepThread
 from edgeserve._core.checks import check_ms
 from edgeserve._core.clock import SYSTEM_CLOCK, Clock, steady_ms
 from edgeserve._core.ledger import Stats
+from edgeserve._core.observing import Observer, with_observer, without_observer
 from edgeserve._interrupts import raise_noted, shield, unshield
 from edgeserve._logging import last_words, logger
 from edgeserve._run import run
+from edgeserve._watch import Watched
 from edgeserve.errors import EdgeServeError, UsageError
 
 T = TypeVar("T")
@@ -75,6 +79,10 @@ class Operator(ABC, Generic[T]):
     Close with `with` or `close()`; what is still open when the interpreter exits is closed then. One operator makes
     one step at a time: a second thread that calls `next()` waits for its turn.
     """
+
+    _observer: Observer | None = None
+    """Who is told what it does; None for nobody."""
+    _watched: Watched | None = None
 
     def __init__(self, name: str, life: Life) -> None:
         self._name = name
@@ -250,6 +258,8 @@ class Operator(ABC, Generic[T]):
         try:
             self._parts.close()
         finally:
+            if self._watched is not None and _watch.closed(self._watched):
+                _status.end()
             if _log.isEnabledFor(logging.INFO):
                 _log.info("operator %s closed: %s", self._name, self.stats)
 
@@ -259,9 +269,25 @@ class Operator(ABC, Generic[T]):
             self._close_until_ms = steady_ms() + self._life.close_timeout_ms
         part.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
 
-    def _opened(self, ports: str) -> None:
-        """The constructor is done: from now on the interpreter's exit closes the operator."""
+    def _tell(self, observer: Observer) -> None:
+        self._observer = with_observer(self._observer, observer)
+
+    def _tell_no_more(self, observer: Observer) -> None:
+        self._observer = without_observer(self._observer, observer)
+
+    def _tell_the_end(self) -> None:
+        if (observer := self._observer) is not None:
+            observer.close(self.stats)
+
+    def _opened(
+        self, ports: str, topics_in: Sequence[str], topics_out: Sequence[str], queue_length: Callable[[], int]
+    ) -> None:
+        """The constructor is done: from now on the interpreter's exit closes the operator, and it can be watched."""
         _open_operators.add(self)
+        key = _watch.key_of(self, self._name, topics_in, topics_out)
+        self._watched = Watched(key, self._clock, lambda: self.stats, queue_length, self._tell, self._tell_no_more)
+        _watch.opened(self._watched)
+        _status.begin()
         _log.info("operator %s opened: a %s that %s", self._name, type(self).__name__, ports)
 
     def _check_usable(self) -> None:
@@ -343,6 +369,8 @@ def _in_child_of_fork() -> None:
     for operator in _open_operators:
         operator._is_inherited = True
     _open_operators.clear()
+    _watch.forget_parents()
+    _status.forget_parents()
 
 
 if hasattr(os, "register_at_fork"):

@@ -31,6 +31,7 @@ _INHERITED = (
     "TMPDIR",
     "LD_LIBRARY_PATH",
     "EDGESERVE_HOME",
+    "EDGESERVE_TOP",
 )
 # So that what it had printed when it was killed is known, and reads as what it is.
 _SET = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -30,6 +30,7 @@ from edgeserve._ports import Outputs
 from edgeserve._sealing import Sealing
 from edgeserve._task import check_callables, check_name
 from edgeserve._topics import one_topic
+from edgeserve._tracing import Makes, source_tracing
 from edgeserve.address import Address, parse_address
 from edgeserve.errors import UsageError
 from edgeserve.gates import csv_row_out, text_out
@@ -91,7 +92,6 @@ class DataSource(Operator[bytes]):
         PayloadNotStored: Raised by a step whose payload the store has no room for; its item is not sent.
     """
 
-    _log: SourceLog | None = None
     _sealing: Sealing | None = None
     """What signs payloads, where there is a key."""
 
@@ -152,7 +152,7 @@ class DataSource(Operator[bytes]):
         limits = InFlight(max_examples=max_unconfirmed)
         spool = Spool(spool_path, spool_max_bytes)
         with self._parts as opening:  # closes what is open already when the rest fails
-            opening.callback(self._close_log)  # last: what the others do is counted
+            opening.callback(self._tell_the_end)  # last: what the others do is counted
             if overflow == "spool":
                 producer: Producer = SpooledProducer(spool, pulsar_node, topic, source_id)
                 opening.callback(producer.close, 0)
@@ -176,9 +176,12 @@ class DataSource(Operator[bytes]):
             )
             opening.callback(self._close_flushed, self._outbox)
             self._open_log(LogTarget(log_path, log_filename, log_verbose))
+            if (tracing := source_tracing(source_id)) is not None:
+                self._tell(tracing)
+            self._made: Makes = self._outputs.made if tracing is None else tracing.made_by(self._outputs)
             self._parts = opening.pop_all()
         self._next_item = partial(next, iter(stream))
-        self._opened(f"sends to {topic} of {parse_address(pulsar_node)}")
+        self._opened(f"sends to {topic} of {parse_address(pulsar_node)}", (), (topic,), lambda: 0)
 
     @property
     def stats(self) -> Stats:
@@ -189,11 +192,7 @@ class DataSource(Operator[bytes]):
     def _open_log(self, target: LogTarget) -> None:
         writer = open_log(target, self, self._clock, topics_out=(self._outputs.topic,))
         if writer is not None:
-            self._log = SourceLog(writer, self._clock, payloads=target.verbose)
-
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close(self.stats)
+            self._tell(SourceLog(writer, self._clock, payloads=target.verbose))
 
     def _stop_waiting(self) -> None:
         self._outbox.stop()
@@ -241,16 +240,16 @@ class DataSource(Operator[bytes]):
         example_id, is_url = self._new_id(), False
         if self._store is not None or self._sealing is not None:
             payload, is_url = self._travelling(payload, example_id, capture_ms, flow_id)
-        example = self._outputs.made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
+        example = self._made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
         self._outbox.send(example, None)
-        if self._log is not None:
-            self._log.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
+        if (observer := self._observer) is not None:
+            observer.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
         return payload
 
     def _settle_unsent(self, fate: Fate) -> None:
         self._ledger.settle_some(1, fate)
-        if self._log is not None:
-            self._log.unsent(fate)
+        if (observer := self._observer) is not None:
+            observer.unsent(fate)
 
     def _travelling(self, payload: bytes, example_id: bytes, capture_ms: int, flow_id: bytes) -> tuple[bytes, bool]:
         """What is sent of a payload, and whether that is but its URL."""

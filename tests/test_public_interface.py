@@ -243,6 +243,7 @@ def test_the_tree_of_errors_at_the_top_of_the_module_is_the_real_one() -> None:
 
 
 LAZY = ["numpy", "pandas", "matplotlib", "pulsar", "cv2", "sklearn", "rich", "typer", "sqlite3"]
+LAZY += ["opentelemetry", "prometheus_client"]
 
 
 def test_importing_edgeserve_loads_nothing_that_is_optional() -> None:

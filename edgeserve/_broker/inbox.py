@@ -86,6 +86,11 @@ class Inbox:
         deliveries = self._deliveries
         return bool(deliveries) and deliveries[0].tenure == self._consumer.tenure and not self._paused
 
+    @property
+    def unopened(self) -> int:
+        """How many messages are here that were not opened."""
+        return len(self._deliveries) + len(self._kept_back)
+
     def open_next(self) -> list[Example]:
         """What is in the message that came first: one example or more. Only after `fill` said that there is one."""
         delivery = self._deliveries.popleft()

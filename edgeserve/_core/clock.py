@@ -6,6 +6,7 @@ No other module of the package imports `time`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 
@@ -69,3 +70,18 @@ def steady_ms() -> float:
 def pause_ms(duration_ms: float) -> None:
     """Sleep in this thread."""
     time.sleep(duration_ms / 1000)
+
+
+def steady_ms_of(clock: Clock) -> Callable[[], float]:
+    """What reads a clock's steady time alone, which costs a quarter of reading both."""
+    return steady_ms if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms
+
+
+def steady_s_of(clock: Clock) -> Callable[[], float]:
+    """The same in seconds."""
+    return steady_s if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms / 1000
+
+
+def wall_ms_of(clock: Clock) -> Callable[[], int]:
+    """What reads a clock's wall time alone."""
+    return wall_ms if clock is SYSTEM_CLOCK else lambda: clock.now().wall_ms

@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from typing import Any, Protocol
 
-import edgeserve
 from edgeserve._core.asking import Ask
-from edgeserve._core.clock import SYSTEM_CLOCK, Clock, Now, steady_ms, steady_s
+from edgeserve._core.clock import Clock, Now, steady_ms_of, steady_s_of
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.ledger import Stats
+from edgeserve._core.observing import Observer
 from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
 from edgeserve._log.folder import LogFiles, LogFolder, LogPath, stem_of
@@ -115,7 +116,7 @@ def open_log(
         pid=os.getpid(),
         started_ms=clock.now().wall_ms,
         has_payloads=target.verbose,
-        version=edgeserve.__version__,
+        version=version("edgeserve"),
     )
     folder = target.path if isinstance(target.path, LogFolder) else LogFolder(target.path)
     stem = target.filename
@@ -135,7 +136,7 @@ def _fields_of(plan: Any) -> dict[str, Any]:
     return fields
 
 
-class StepLog:
+class StepLog(Observer):
     """Records the steps of an operator that receives.
 
     Args:
@@ -157,9 +158,9 @@ class StepLog:
     ) -> None:
         self._records = records
         self._add = records.add
-        self.steady_ms = _steady_of(clock)
+        self.steady_ms = steady_ms_of(clock)
         self._payloads = payloads
-        self._steady_s = _steady_s_of(clock)
+        self._steady_s = steady_s_of(clock)
         self._at_once = at_once
         self._is_short = at_once and not payloads
         self._served = records.many(SERVED, len(Served._fields))
@@ -240,7 +241,7 @@ class StepLog:
             )
         )
 
-    def starts(self) -> None:
+    def starts(self, job: Job | None = None) -> None:
         """The task is about to run, and its payloads to be fetched. Again and again, where it is tried again."""
         if self._start_s is None:
             self._start_s = self._steady_s()
@@ -332,7 +333,7 @@ class StepLog:
         self._records.close(_ended(self.steady_ms(), stats))
 
 
-class SourceLog:
+class SourceLog(Observer):
     """Records what a source sends.
 
     Args:
@@ -344,8 +345,8 @@ class SourceLog:
     def __init__(self, records: Records, clock: Clock, *, payloads: bool) -> None:
         self._records = records
         self._add = records.add
-        self.steady_ms = _steady_of(clock)
-        self._steady_s = _steady_s_of(clock)
+        self.steady_ms = steady_ms_of(clock)
+        self._steady_s = steady_s_of(clock)
         self._payloads = payloads
         self._sent = records.many(SENT, len(Sent._fields))
         self._count = 0
@@ -379,12 +380,3 @@ class SourceLog:
 def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:
     fates = {fate.value: count for fate, count in stats.fates.items()}
     return (ENDED, now_ms, stats.received, stats.held, stats.sent, fates)
-
-
-def _steady_of(clock: Clock) -> Callable[[], float]:
-    """The steady clock alone, which costs a quarter of reading both."""
-    return steady_ms if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms
-
-
-def _steady_s_of(clock: Clock) -> Callable[[], float]:
-    return steady_s if clock is SYSTEM_CLOCK else lambda: clock.now().steady_ms / 1000

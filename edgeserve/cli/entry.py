@@ -15,6 +15,8 @@ from edgeserve.cli.dead_letters import dead_letters_command
 from edgeserve.cli.demo.command import demo_command
 from edgeserve.cli.ftp import ftp_command
 from edgeserve.cli.log import show_log
+from edgeserve.cli.replay import replay_command
+from edgeserve.cli.top import top_command
 from edgeserve.cli.topics import topics_command
 from edgeserve.errors import EdgeServeError, UsageError
 
@@ -28,7 +30,9 @@ app = typer.Typer(
 app.command("demo")(demo_command)
 app.command("topics")(topics_command)
 app.command("dead-letters")(dead_letters_command)
+app.command("replay")(replay_command)
 app.command("ftp")(ftp_command)
+app.command("top")(top_command)
 
 
 def _show_version(is_asked: bool) -> None:

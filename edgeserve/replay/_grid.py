@@ -11,11 +11,13 @@ from edgeserve._payload import Gate
 from edgeserve.errors import UsageError
 from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
+from edgeserve.replay._grid_picture import draw_grid
 from edgeserve.replay._log import ReplayLog
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 _MOST_RUNS = 10_000
 
@@ -41,6 +43,21 @@ class Grid:
     def __init__(self, table: pd.DataFrame, knobs: Mapping[str, Sequence[Any]]) -> None:
         self.table = table
         self.knobs = knobs
+
+    def plot(self, column: str = "timeliness_p99_ms", ax: Axes | None = None) -> Axes:
+        """Draw a column of the table over the knobs: a line over one, a map of coloured and labelled cells over two.
+
+        Knobs of which a single value was tried do not count.
+
+        Args:
+            column: Which.
+            ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
+
+        Raises:
+            UsageError: There is no such column, or more than two knobs were varied.
+            MissingExtra: matplotlib is not installed.
+        """
+        return draw_grid(self.table, self.knobs, column, ax)
 
     def __repr__(self) -> str:
         return f"Grid of {', '.join(self.knobs)}:\n{self.table}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,15 @@ from edgeserve._log.reading import LoggedRun, find_runs
 from edgeserve.errors import UsageError
 from edgeserve.replay._clocks import ClockPair, tell_clocks
 from edgeserve.replay._columns import HELD, PURPOSE, Columns, Logged
+from edgeserve.replay._pictures import draw_drops, draw_latencies, draw_timeline, numbers
 from edgeserve.replay._tables import Tables, make_tables
 from edgeserve.replay._transfers import fastest_between
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,11 @@ class ReplayLog:
         clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
         self.clocks: Sequence[ClockPair] = clocks.pairs
         self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
-        self._held: Counter[str] = Counter()
-        for each in columns:
-            self._held[each.head.operator] += int((each.fate == HELD).sum())
+        self._held: dict[str, int] = {}
+        for run in columns:
+            if run.head.plan_kind:
+                name = run.head.operator
+                self._held[name] = self._held.get(name, 0) + int((run.fate == HELD).sum())
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
         if scores is not None:
@@ -123,9 +128,8 @@ class ReplayLog:
         percentiles.
         """
         pandas = require("pandas", "replay", PURPOSE)
-        first_runs = {run.operator: run for run in reversed(self.runs)}
-        names = dict.fromkeys(run.operator for run in self.runs)
-        return pandas.DataFrame([self._row(first_runs[name]) for name in names])
+        latest = {run.operator: run for run in self.runs}
+        return pandas.DataFrame([self._row(run) for run in latest.values()])
 
     def _row(self, run: OperatorRun) -> dict[str, Any]:
         name = run.operator
@@ -144,7 +148,7 @@ class ReplayLog:
             "runs": len(times) if is_source else len(ran),
             "sent": len(times) if is_source else len(made),
             "dropped": int((self.drops["operator"] == name).sum()),
-            "held": self._held[name],
+            "held": self._held.get(name, 0),
             "rate_per_s": (len(times) - 1) / span_s if span_s else float("nan"),
             "compute_p50_ms": _quantile(ran["compute_ms"], 0.5),
             "compute_p99_ms": _quantile(ran["compute_ms"], 0.99),
@@ -153,6 +157,112 @@ class ReplayLog:
             "timeliness_p50_ms": _quantile(made["timeliness_ms"], 0.5),
             "timeliness_p99_ms": _quantile(made["timeliness_ms"], 0.99),
         }
+
+    def plot_timeline(
+        self,
+        operator: str | None = None,
+        start_ms: float | None = None,
+        duration_ms: float | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw which examples met in which prediction.
+
+        Each source has a lane with a mark for each example at its capture time, whose colour and shape say what became
+        of it; above are the predictions, each when it was finished, with lines to what it was made from. For a sink,
+        these are its uses.
+
+        Args:
+            operator: Whose; None where there is one that joins and sends.
+            start_ms: Where the window begins, ms since the epoch as in the tables; None: with the first prediction.
+            duration_ms: How long it is; None: 30 predictions, or fewer where there were many examples meanwhile.
+            ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
+
+        Raises:
+            UsageError: There is no such operator, or there are several.
+            MissingExtra: matplotlib is not installed.
+        """
+        name = self._joining(operator)
+        examples = self.examples[self.examples["operator"] == name].reset_index(drop=True)
+        made = self.predictions[self.predictions["operator"] == name]
+        is_sink = not any(run.topics_out for run in self.runs if run.operator == name)
+        if is_sink:
+            made = self.steps[(self.steps["operator"] == name) & (self.steps["outcome"] == "ran")]
+        examples = examples.assign(capture_ms=numbers(examples["capture_ms"]) + self._capture_shifts(examples))
+        lanes = self._sources(name, examples)
+        return draw_timeline(name, examples, made, lanes, start_ms, duration_ms, ax, is_sink=is_sink)
+
+    def plot_latencies(self, operator: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw which share of the predictions was used within how long of its last input's capture.
+
+        With the predictions of one operator, also what of that was spent between nodes, waiting, and computing. Where
+        the log has no sink that used them, the time is that until they were finished.
+
+        Args:
+            operator: Whose predictions, or by what sink they were used; None: all, with a line for each operator.
+            ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
+
+        Raises:
+            UsageError: There is no such operator.
+            MissingExtra: matplotlib is not installed.
+        """
+        made = self.predictions
+        if operator is not None:
+            name = self._joining(operator)
+            made = made[(made["operator"] == name) | (made["used_by"] == name).fillna(False)]
+        used = made[made["used_ms"].notna()]
+        shown, total, end = (used, "timeliness_ms", "use") if len(used) else (made, "age_ms", "finish")
+        names = [str(name) for name in shown["operator"].unique()]
+        title = f"from the last input's capture to the {end}"
+        if len(names) > 1:
+            return draw_latencies({name: numbers(shown[shown["operator"] == name][total]) for name in names}, title, ax)
+        parts = {f"to the {end}": numbers(shown[total])}
+        if len(used):
+            parts |= {part: numbers(shown[f"{part}_ms"]) for part in ("transfer", "queueing", "compute")}
+        return draw_latencies(parts, ": ".join([*([operator] if operator else names), title]), ax)
+
+    def plot_drops(self, operator: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw how many examples were dropped over time, by their fate, and how many were received.
+
+        Args:
+            operator: Whose; None where there is one that joins and sends.
+            ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
+
+        Raises:
+            UsageError: There is no such operator, or there are several.
+            MissingExtra: matplotlib is not installed.
+        """
+        name = self._joining(operator)
+        return draw_drops(name, self.examples[self.examples["operator"] == name], ax)
+
+    def _joining(self, operator: str | None) -> str:
+        """The name of an operator that receives; unlike `logged`, it may have had several runs."""
+        joining = {run.operator: run for run in self.runs if run.topics_in}
+        if operator is None:
+            sending = [name for name, run in joining.items() if run.topics_out] or list(joining)
+            if len(sending) != 1:
+                raise UsageError(f"the log has runs of {_listed(joining) or 'no operator that joins'}: give operator=")
+            return sending[0]
+        if operator not in joining:
+            raise UsageError(f"the log has no run of {operator!r} that joins: it has those of {_listed(joining)}")
+        return operator
+
+    def _sources(self, operator: str, examples: pd.DataFrame) -> list[str]:
+        """Where its examples come from: first in the order of the task's parameters, then in that of arrival."""
+        plans = [run.head.plan for run in self._logged if run.head.operator == operator]
+        named = [str(source) for plan in plans for source in plan.get("parameters", {}).values()]
+        arrived = [str(source) for source in examples["source"].unique()]
+        return [source for source in dict.fromkeys([*named, *arrived]) if source in arrived]
+
+    def _capture_shifts(self, examples: pd.DataFrame) -> NDArray[np.float64]:
+        """What is added to the capture times of examples, so that they are by the clock of the first host."""
+        numpy = require("numpy", "replay", PURPOSE)
+        if not any(pair.offset_ms for pair in self.clocks):
+            return numpy.zeros(len(examples))  # type: ignore[no-any-return] # of a module as Any
+        made = self.predictions
+        by_made = made["finished_ms"] - made["age_ms"] - made["capture_ms"]
+        shifts = dict(zip(made["output_id"], by_made, strict=True))
+        shifts |= dict(zip(self.sent["example_id"], self.sent["clock_shift_ms"], strict=True))
+        return numbers(examples["example_id"].map(shifts).astype("float64").fillna(0.0))
 
     def __repr__(self) -> str:
         names = ", ".join(f"{run.operator} ({run.operator_class})" for run in self.runs)
@@ -189,6 +299,10 @@ def _run_of(columns: Columns, run: Logged) -> OperatorRun:
         run.torn_bytes if isinstance(run, LoggedRun) else 0,
         columns.ended is not None,
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _quantile(column: pd.Series, share: float) -> float:

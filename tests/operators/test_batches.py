@@ -347,7 +347,7 @@ def test_an_output_that_is_too_large_does_not_hold_up_the_others_of_its_batch(fl
         assert next(model) == {b"a": b"!", b"b": b"!"}
         assert {answer.flow for answer in flows.answers(2)} == {b"a", b"b"}
         flows.send_all("cde")
-        model._errors = ErrorPolicy()
+        model._sending._errors = ErrorPolicy()
         with pytest.raises(PayloadTooLarge):
             next(model)
         assert {answer.flow for answer in flows.answers(2)} == {b"d", b"e"}

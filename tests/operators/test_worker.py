@@ -346,7 +346,8 @@ def test_the_key_is_shown_nowhere_and_no_script_finds_it(
             shown += [repr(node), repr(result), repr(vars(node)), repr(node.stats)]
     assert result is not None
     environment, arguments, given = json.loads(result.stdout)
-    known = {"PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "EDGESERVE_HOME"}
+    known = {"PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
+    known |= {"EDGESERVE_HOME", "EDGESERVE_TOP"}
     assert set(environment) - known == {"MODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"}
     assert (len(arguments), given) == (1, "")
     told = "\n".join([*shown, caplog.text, result.stdout])

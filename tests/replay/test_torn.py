@@ -243,7 +243,7 @@ def test_a_log_is_cut_into_files_and_the_oldest_go(tmp_path: Path) -> None:
             with DataSource([bytes(3000)] * 5, broker, "cam", topic="in") as source:
                 assert len(list(source)) == 5
             assert [next(compute) for _ in range(5)] == [bytes(3000)] * 5
-            until(lambda: not compute._log._records._records, "the log is written")  # type: ignore[union-attr]
+            until(lambda: not compute._observer._records._records, "the log is written")  # type: ignore[union-attr]
             files = sorted(tmp_path.glob("*.compute"))
             assert sum(file.stat().st_size for file in files) <= folder.max_bytes
     end_memory_broker(broker)

@@ -298,7 +298,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def wait_for(operator: Compute, condition: Callable[[writer.LogWriter], object], what: str) -> None:
-    log: Any = operator._log
+    log: Any = operator._observer
     until(lambda: condition(log._records), what)
 
 
@@ -317,7 +317,7 @@ def test_a_full_disk_costs_records_which_are_counted_and_no_step(
             assert [next(operator) for _ in range(10)] == [b"%d" % number for number in range(10)]
             wait_for(operator, is_idle, "all is written or lost")
         disk.room = None
-        lost = operator._log._records.lost  # type: ignore[union-attr]
+        lost = operator._observer._records.lost  # type: ignore[union-attr]
         assert lost > 0
     log = replay.load(logs)
     assert (log.runs[0].lost, log.runs[0].was_closed, log.runs[0].torn_bytes) == (lost, True, 0)
@@ -341,7 +341,7 @@ def test_what_the_disk_did_not_take_is_told_at_the_end_though_nothing_follows(
         wait_for(operator, lambda log: log._unwritten, "something is lost")
         assert [next(operator), next(operator)] == [b"1", b"2"]
         wait_for(operator, is_idle, "all is lost")
-        write, log = writer.LogWriter._write, operator._log._records  # type: ignore[union-attr]
+        write, log = writer.LogWriter._write, operator._observer._records  # type: ignore[union-attr]
 
         def then_there_is_room(self: Any, block: list[Any], count: int) -> None:
             disk.room = None if not block else 0
@@ -400,7 +400,7 @@ def test_a_disk_that_stands_still_holds_up_no_step_and_the_memory_is_bounded(
     monkeypatch.setattr(writer, "_MOST_BYTES", 1000)
     monkeypatch.setattr("edgeserve._log.recording.MOST_FIELDS", 100)
     with compute(memory, logs, log_verbose=verbose) as operator:
-        log: Any = operator._log._records  # type: ignore[union-attr]
+        log: Any = operator._observer._records  # type: ignore[union-attr]
         disk.turn.clear()
         send(memory, 300, packing=False)
         assert [next(operator) for _ in range(300)] == [b"%d" % number for number in range(300)]
@@ -432,10 +432,10 @@ for number in range(12):
     manual.arrive(str(number), "only", bytes(10_000))
     assert next(compute) == bytes(10_000)
     manual.confirm()
-    while compute._log._records._records:
+    while compute._observer._records._records:
         pass
 compute.close()
-print(compute._log._records.lost)
+print(compute._observer._records.lost)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
