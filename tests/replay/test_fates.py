@@ -207,7 +207,7 @@ def test_of_a_model(flows: Flows, logs: Path, make: Any, on_error: Any) -> None:
     options: dict[str, Any] = {"batch_max_num_msg": 4, "batch_timeout_ms": 50} if make is BatchModel else {}
     model = make(
         one if make is Model else many, flows.broker, **flows.topics(), model_id="dear", log_path=logs,
-        max_time_diff_ms=100, on_error=on_error, max_retries=1, retry_interval_ms=0, idle_timeout_ms=500, **options,
+        max_time_diff_ms=100, on_error=on_error, max_retries=1, retry_interval_ms=0, idle_timeout_ms=250, **options,
     )  # fmt: skip
     for at_ms, flow in enumerate("abcdef"):
         flows.send_data(flow, {"b": b"poison", "c": b"unsure"}.get(flow, b"data"), at_ms)
@@ -285,7 +285,7 @@ def test_of_what_is_left_when_others_had_the_subscription(logs: Path, monkeypatc
     assert_agreed(compute, logs, {"superseded": 1, "used": 2})
 
 
-@pytest.mark.parametrize("seed", range(10, 12))
+@pytest.mark.parametrize("seed", range(10, 11))
 @pytest.mark.parametrize(
     ("record", "name", "options"),
     [
