@@ -88,7 +88,8 @@ class Answers:
         data = unit[DATA]
         examples = list(unit.values())
         port = _DESTINATION
-        if not _is_true(is_satisfied) and not self._sends_unsatisfied:
+        is_sure = _is_true(is_satisfied)
+        if not is_sure and not self._sends_unsatisfied:
             if not self._has_next:
                 raise UsageError(
                     f"the task is not satisfied with its answer to flow {data.header!r}, and there is no next model: "
@@ -112,6 +113,7 @@ class Answers:
             is_url=is_url,
             flow_id=data.header,
             port=port,
+            is_satisfied=is_sure,
         )
 
 

@@ -153,6 +153,13 @@ class Consuming(Operator[T]):
             self._inbox.steady_ms = log.steady_ms
             self._tell(log)
 
+    def _tell_the_end(self) -> None:
+        if (observer := self._observer) is not None:
+            for arrival in self._arrivals:  # those that were settled as they came, and no step has taken
+                if arrival.fate is not None:
+                    observer.settled(arrival, arrival.fate)
+        super()._tell_the_end()
+
     def _fetched(self, example: Example, payload: Any) -> None:
         if (observer := self._observer) is not None:
             observer.fetched(example, payload)

@@ -225,9 +225,20 @@ class Outcome:
         is_url: Whether the bytes to send are the URL of the payload.
         flow_id: The flow it is about; b"" where there are no flows.
         port: Which of the operator's outputs it leaves by.
+        is_satisfied: False if the task said so, of which the port does not tell where there is but one.
     """
 
-    __slots__ = ("capture_ms", "examples", "flow_id", "is_url", "output_id", "payload", "port", "value")
+    __slots__ = (
+        "capture_ms",
+        "examples",
+        "flow_id",
+        "is_satisfied",
+        "is_url",
+        "output_id",
+        "payload",
+        "port",
+        "value",
+    )
 
     def __init__(
         self,
@@ -240,6 +251,7 @@ class Outcome:
         is_url: bool = False,
         flow_id: bytes = b"",
         port: int = 0,
+        is_satisfied: bool = True,
     ) -> None:
         self.examples = examples
         self.value = value
@@ -249,3 +261,4 @@ class Outcome:
         self.is_url = is_url
         self.flow_id = flow_id
         self.port = port
+        self.is_satisfied = is_satisfied

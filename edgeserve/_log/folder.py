@@ -20,7 +20,7 @@ class LogFolder:
 
     Attributes:
         path: The folder; it is made where there is none.
-        max_file_bytes: How large a file becomes before the next one is begun; 64 KiB or more.
+        max_file_bytes: How large a file becomes; 64 KiB or more. A block of records that is larger has its own.
         max_bytes: How much the files of one run may hold together: beyond it the oldest are removed. What is left can
             be read, but not run again, as a join's past is gone. None: any number.
 
@@ -33,7 +33,7 @@ class LogFolder:
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, (str, os.PathLike)) or not str(self.path):
+        if not isinstance(self.path, (str, os.PathLike)) or not str(self.path) or "\0" in str(self.path):
             raise UsageError(f"log_path is {self.path!r}: expected the path of a folder")
         check_count("max_file_bytes", self.max_file_bytes, least=_LEAST_FILE_BYTES)
         if self.max_bytes is not None:
@@ -57,7 +57,7 @@ class LogFiles:
     """
 
     def __init__(self, folder: LogFolder, stem: str, suffix: str) -> None:
-        if not stem or Path(stem).name != stem or "\0" in stem:
+        if not isinstance(stem, str) or not stem or Path(stem).name != stem or "\0" in stem:
             raise UsageError(f"log_filename is {stem!r}: expected the name of a file, without a folder")
         self._folder = folder
         self._path = Path(folder.path)
@@ -74,6 +74,7 @@ class LogFiles:
             raise UsageError(f"log_path: no log can be written to {self._path}: {error.strerror or error}") from error
         self.size = 0
         """The bytes of that file."""
+        self._appended = 0
 
     @property
     def path(self) -> Path:
@@ -92,10 +93,9 @@ class LogFiles:
             self.part += 1
             return file
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next block belongs into another file."""
-        return self.size >= self._folder.max_file_bytes
+    def is_full(self, more: int) -> bool:
+        """Whether so many bytes more belong into another file: not if there is nothing but a head in this one."""
+        return self._appended > 1 and self.size + more > self._folder.max_file_bytes
 
     def begin_next(self) -> None:
         """Close the file and begin another one; remove the oldest if they are too large together.
@@ -106,7 +106,7 @@ class LogFiles:
         following = self._next_file()
         self._mine.append((self.path, self.size))
         self._file.close()
-        self._file, self.size = following, 0
+        self._file, self.size, self._appended = following, 0, 0
         if self._folder.max_bytes is not None:
             room = self._folder.max_bytes - self._folder.max_file_bytes
             while self._mine and sum(size for _, size in self._mine) > room:
@@ -127,6 +127,7 @@ class LogFiles:
             self._file.seek(self.size)
             raise
         self.size += len(data)
+        self._appended += 1
 
     def close(self) -> None:
         """Write no more."""

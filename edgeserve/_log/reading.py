@@ -17,6 +17,8 @@ from edgeserve.errors import UsageError
 
 _CHUNK_BYTES = 1 << 20
 _LARGEST_BLOCK = 1 << 31
+# Of what is not inside a block: damage may promise a list for which there is no memory.
+_LONGEST_LIST = 1 << 16
 
 _LOG_SUFFIXES = frozenset({*SUFFIXES.values(), *OTHER_SUFFIXES})
 
@@ -79,19 +81,26 @@ class LogFile:
 def _unpacked(file: BinaryIO) -> tuple[Any, Iterator[Any]]:
     """An unpacker of the file, and the values in it; they end where the bytes are no msgpack."""
     unpacker = msgpack.Unpacker(
-        file, use_list=False, read_size=_CHUNK_BYTES, max_buffer_size=_LARGEST_BLOCK, strict_map_key=False
+        file,
+        use_list=False,
+        read_size=_CHUNK_BYTES,
+        max_buffer_size=_LARGEST_BLOCK,
+        max_array_len=_LONGEST_LIST,
+        strict_map_key=False,
     )
 
     def values() -> Iterator[Any]:
         try:
             yield from unpacker
-        except (ValueError, msgpack.UnpackException):
+        except (TypeError, ValueError, msgpack.UnpackException):
             return
 
     return unpacker, values()
 
 
 def _head_of(value: Any, path: Path) -> Head:
+    if value is None and _is_log(path):
+        raise UsageError(f"{path} was cut off before its first record")
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UsageError(f"{path} is no replay log of edgeserve: those of the research prototype can't be read")
     schema = value.get("schema")
@@ -155,16 +164,16 @@ def find_runs(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
         UsageError: There is no such file or folder, no log in it, or one that can't be read.
     """
     paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
-    found: dict[str, list[LogFile]] = {}
-    for file_path in sorted({file for each in paths for file in _log_files(each)}):
+    found: dict[str, dict[int, LogFile]] = {}
+    for file_path in sorted({file.resolve() for each in paths for file in _log_files(each)}):
         file = LogFile(file_path)
-        found.setdefault(file.head.run, []).append(file)
+        found.setdefault(file.head.run, {}).setdefault(file.head.part, file)  # a copy says the same
     if not found:
         raise UsageError(
             f"there is no replay log in {', '.join(map(str, paths))}: expected files that end with "
             f"{', '.join(sorted(_LOG_SUFFIXES))}"
         )
-    runs = [sorted(files, key=lambda file: file.head.part) for files in found.values()]
+    runs = [[files[part] for part in sorted(files)] for files in found.values()]
     return sorted((LoggedRun(files[0].head, files) for files in runs), key=lambda run: run.head.started_ms)
 
 
@@ -173,7 +182,8 @@ def _log_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UsageError(f"there is no replay log at {path}: expected a file or a folder")
-    return [each for each in path.rglob("*") if each.suffix in _LOG_SUFFIXES and each.is_file() and _is_log(each)]
+    found = [each for each in path.rglob("*") if each.suffix in _LOG_SUFFIXES and each.is_file()]
+    return [each for each in found if _is_log(each) and _has_head(each)]
 
 
 def _is_log(path: Path) -> bool:
@@ -181,7 +191,13 @@ def _is_log(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return FORMAT.encode() in file.read(64)
-    except FileNotFoundError:  # removed meanwhile, by an operator whose log has `max_bytes`
-        return False
+    except FileNotFoundError:
+        return False  # a run that is going on has removed it
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _has_head(path: Path) -> bool:
+    """Whether it is whole as far as its head: the process may have died as it began the file."""
+    with path.open("rb") as file:
+        return next(_unpacked(file)[1], None) is not None

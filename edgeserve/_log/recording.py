@@ -43,6 +43,7 @@ from edgeserve._log.records import (
     Served,
 )
 from edgeserve._log.writer import MOST_FIELDS, LogWriter
+from edgeserve.errors import UsageError
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -60,8 +61,8 @@ class Records(Protocol):
     def lose(self) -> None:
         """Count a record that found no room in such a list."""
 
-    def close(self) -> None:
-        """There are no more."""
+    def close(self, last: Sequence[Any]) -> None:
+        """Take the last one."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def open_log(
     if stem is None:
         started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
         stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
-    return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+    try:
+        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+    except OSError as error:
+        raise UsageError(f"log_path: no log can be written to {folder.path}: {error.strerror or error}") from error
 
 
 def _fields_of(plan: Any) -> dict[str, Any]:
@@ -251,7 +255,7 @@ class StepLog(Observer):
 
     def ran(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """The task has returned, and its gates with it."""
-        if self._is_short and self._called_s is None:
+        if self._is_short and self._called_s is None and outcomes[0].is_satisfied:
             self._has_served(job.examples[0].number, outcomes[0])
         else:
             self._has_run(job, outcomes)
@@ -275,6 +279,7 @@ class StepLog(Observer):
                 len(outcome.payload or b""),
                 None if outcome.examples is job.examples else [example.number for example in outcome.examples],
                 outcome.payload if self._payloads else None,
+                outcome.is_satisfied,
             )
             for outcome in outcomes
         ]
@@ -325,8 +330,7 @@ class StepLog(Observer):
 
     def close(self, stats: Stats) -> None:
         """The operator was closed."""
-        self._add(_ended(self.steady_ms(), stats))
-        self._records.close()
+        self._records.close(_ended(self.steady_ms(), stats))
 
 
 class SourceLog(Observer):
@@ -370,8 +374,7 @@ class SourceLog(Observer):
 
     def close(self, stats: Stats) -> None:
         """The source was closed."""
-        self._add(_ended(self.steady_ms(), stats))
-        self._records.close()
+        self._records.close(_ended(self.steady_ms(), stats))
 
 
 def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:

@@ -108,10 +108,11 @@ class Output(NamedTuple):
 
     Attributes:
         id: Its id; b"" if nothing was sent.
-        port: By which of the operator's outputs it left: 0, or, for a model that was not satisfied, 1.
+        port: By which of the operator's outputs it left: 0, or, to the next model of a cascade, 1.
         size: Its payload's bytes.
         numbers: What it was made from; None: all of the job's examples.
         payload: Its payload, if payloads are logged.
+        is_satisfied: Whether the task was, where that is asked.
     """
 
     id: bytes
@@ -119,6 +120,7 @@ class Output(NamedTuple):
     size: int
     numbers: Sequence[int] | None
     payload: bytes | None
+    is_satisfied: bool = True
 
 
 class Ran(NamedTuple):
@@ -146,7 +148,9 @@ class Ran(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A run of the task on an arrival that asked no join, without fetch and payloads: the short form of `Ran`.
+    """A run of the task on an arrival that asked no join: the short form of `Ran`.
+
+    There was no fetch, payloads are not logged, and the task was satisfied.
 
     Attributes:
         number: The number of the arrival.

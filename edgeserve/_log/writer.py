@@ -42,7 +42,8 @@ def pack_head(head: Head) -> bytes:
 
 def pack_block(wall_ms: int, steady_ms: float, records: Sequence[Any]) -> bytes:
     """Records as a block, with both clocks of one moment."""
-    body = msgpack.packb((wall_ms, steady_ms, records))
+    # What a task raised may quote the name of a file, and those are not always text.
+    body = msgpack.packb((wall_ms, steady_ms, records), unicode_errors="backslashreplace")
     packed: bytes = msgpack.packb((xxhash.xxh64_intdigest(body), body))
     return packed
 
@@ -70,19 +71,24 @@ class LogWriter:
         self._sizes: list[int] = []
         self._added_bytes = self._written_bytes = 0
         self._many: list[tuple[int, int, list[Any]]] = []
-        self._lost = 0
-        self._unwritten = 0
-        self._lost_in_all = 0
+        # What found no room, and what the disk did not take: each since the log said so, and what it says. Two threads
+        # count, each its own.
+        self._lost = self._lost_said = 0
+        self._unwritten = self._unwritten_said = 0
         self._warnings = Seldom(_log)
         self._closing = threading.Event()
-        self._files.append(pack_head(replace(head, part=files.part)))
+        try:
+            self._append_head()
+        except OSError:
+            files.close()
+            raise
         self._thread = threading.Thread(target=self._run, name=f"edgeserve-log-{head.operator}", daemon=True)
         self._thread.start()
 
     @property
     def lost(self) -> int:
         """How many records could not be kept."""
-        return self._lost_in_all + self._lost + self._unwritten
+        return self._lost_said + self._lost + self._unwritten_said + self._unwritten
 
     def add(self, record: Sequence[Any], size: int = 0) -> None:
         """Have a record written. `size`: the bytes of the payloads in it."""
@@ -90,10 +96,13 @@ class LogWriter:
             self._lost += 1
             return
         if self._lost:
-            self._append((LOST, self._lost), 0)
-            self._lost_in_all += self._lost
-            self._lost = 0
+            self._say_lost()
         self._append(record, size)
+
+    def _say_lost(self) -> None:
+        self._append((LOST, self._lost), 0)
+        self._lost_said += self._lost
+        self._lost = 0
 
     def _append(self, record: Sequence[Any], size: int) -> None:
         if self._head.has_payloads:
@@ -118,6 +127,8 @@ class LogWriter:
         while not self._closing.wait(_TOGETHER_S):
             self._write_all()
         self._write_all()
+        if self._unwritten:
+            self._write([], 0)  # there may be room for that
         self._files.close()
 
     def _write_all(self) -> None:
@@ -147,24 +158,43 @@ class LogWriter:
     def _write(self, block: list[Any], count: int) -> None:
         """Write a block with so many records, or count them as lost."""
         now = self._clock.now()
+        if self._unwritten:
+            block = [(LOST, self._unwritten), *block]
+        data = pack_block(now.wall_ms, now.steady_ms, block)
         try:
-            if self._files.is_full:
-                self._files.begin_next()
-                self._files.append(pack_head(replace(self._head, part=self._files.part)))
-            if self._unwritten:
-                block = [(LOST, self._unwritten), *block]
-            self._files.append(pack_block(now.wall_ms, now.steady_ms, block))
+            if self._files.is_full(len(data)):
+                self._begin_next()
+            if not self._files.size:
+                self._append_head()
+            self._files.append(data)
         except OSError as error:
             self._unwritten += count
             self._warnings.say(
                 "operator %s: its replay log %s loses records: %s", self._head.operator, self._files.path, error
             )
         else:
-            self._lost_in_all += self._unwritten
+            self._unwritten_said += self._unwritten
             self._unwritten = 0
 
-    def close(self) -> None:
-        """Write what was added, and close the file."""
+    def _append_head(self) -> None:
+        self._files.append(pack_head(replace(self._head, part=self._files.part)))
+
+    def _begin_next(self) -> None:
+        try:
+            self._files.begin_next()
+        except OSError as error:
+            self._warnings.say(
+                "operator %s: its replay log goes on in %s, as there can be no other file: %s",
+                self._head.operator,
+                self._files.path,
+                error,
+            )
+
+    def close(self, last: Sequence[Any]) -> None:
+        """Write what was added, and a last record, for which there is always room; close the file."""
+        if self._lost:
+            self._say_lost()
+        self._append(last, 0)
         self._closing.set()
         self._thread.join(_CLOSE_S)
         self._warnings.close()

@@ -77,7 +77,9 @@ class Replayer:
                 "log_verbose=True"
             )
         self._task_ms = _checked_task_ms(task_ms)
-        self._task_times = TaskTimes(self.history, task_ms or ("recorded" if callables is None else "measured"))
+        if task_ms is None:
+            task_ms = "recorded" if callables is None else "measured"
+        self._task_times = TaskTimes(self.history, task_ms)
         self._parameters = self._bound(inputs)
 
     def _bound(self, inputs: Mapping[str, str] | None) -> Mapping[str, str] | None:
@@ -128,7 +130,7 @@ class Replayer:
         told = {name: _plain(value) for name, value in knobs.items()}
         head = replace(self.history.head, plan={**self.history.head.plan, **told})
         again = RunAgain(head, records, self.history.wall_offset_ms)
-        return ReplayLog([again], tools.scores.by_id if tools is not None else {})
+        return ReplayLog([again], tools.scores.by_id if tools is not None and self._is_right is not None else None)
 
     def _tools(self) -> Tools | None:
         if self._callables is None:

@@ -16,6 +16,7 @@ from edgeserve._extras import require
 from edgeserve._log.reading import Block
 from edgeserve._log.records import (
     KINDS,
+    Anew,
     Arrived,
     Asked,
     Decided,
@@ -48,7 +49,10 @@ HELD, GIVEN_BACK = -1, -2
 """The codes of what has no fate, and of what the broker was to deliver again; those of fates are places in `FATES`."""
 
 _FATE_CODES = {fate.value: code for code, fate in enumerate(FATES)}
-_USED = FATES.index(Fate.USED)
+_USED, _SUPERSEDED = FATES.index(Fate.USED), FATES.index(Fate.SUPERSEDED)
+
+# What a task ran on where the record of that is lost, or in a file that is gone: the number of no example.
+_UNKNOWN = (-1,)
 
 # Clocks are read in whole ms: below this, two blocks differ by nothing but that.
 SAME_CLOCK_MS = 2.0
@@ -114,11 +118,14 @@ class Columns:
         self.unsent: list[tuple[int, str, float]] = []
         self.lost = 0
         self.ended: Ended | None = None
-        self._job: Sequence[Sequence[int]] = ()
+        self._job: Sequence[Sequence[int]] | None = None
         # Fates that were settled, and uses: the number of the example, the fate, and when.
         self._settled = (array("q"), array("b"), array("d"))
         self._used = (array("q"), array("d"))
         self._given_back = array("q")
+        self._given_up = array("q")
+        # How many examples had come when the operator began anew, and when that was.
+        self._anew: list[tuple[int, float]] = []
         wall = Wall()
         for block in run.blocks():
             offset_ms = wall.meet(block)
@@ -195,7 +202,8 @@ class Columns:
                 outcome = fate
         self._given_back.extend(each.given_back)
         if each.job is not None:
-            outcome, self._job = RAN, each.job
+            outcome = RAN
+        self._job = each.job
         if each.arrival is not None or each.job is not None or each.fates:
             self.steps.add(each.arrival if each.arrival is not None else -1, at_ms, outcome)
 
@@ -205,19 +213,31 @@ class Columns:
             inputs: Sequence[int] = (each.arrival,)
             self.steps.add(each.arrival, start_ms, RAN)
         else:
-            inputs = each.numbers if each.numbers is not None else [number for unit in self._job for number in unit]
+            inputs = self._inputs_of(each)
         outputs = [Output(*fields) for fields in each.outputs]
         sent = sum(bool(output.id) for output in outputs)
         self.steps.ran(inputs, start_ms, each.fetch_ms, finish_ms, sent, each.error)
-        if each.error is not None:
-            return
-        self._used[0].extend(inputs)
-        self._used[1].extend([finish_ms] * len(inputs))
         for output in outputs:
             made_of = inputs if output.numbers is None else output.numbers
-            self.predictions.add(made_of, output.id, output.port, output.size, start_ms, finish_ms)
+            self._used[0].extend(made_of)
+            self._used[1].extend([finish_ms] * len(made_of))
+            self.predictions.add(made_of, output.id, output.size, start_ms, finish_ms, is_satisfied=output.is_satisfied)
+
+    def _inputs_of(self, each: Ran) -> Sequence[int]:
+        """What the task ran on: the last job, or the part of it of which something came."""
+        if each.numbers is not None:
+            return each.numbers
+        parts = [Output(*fields).numbers for fields in each.outputs]
+        known = [part for part in parts if part is not None]
+        if parts and len(known) == len(parts):
+            return [number for part in known for number in part]
+        return _UNKNOWN if self._job is None else [number for unit in self._job for number in unit]
+
+    def _take_anew(self, each: Anew, offset_ms: float) -> None:
+        self._anew.append((len(self.examples), each.steady_ms + offset_ms))
 
     def _take_given_up(self, each: GivenUp, offset_ms: float) -> None:
+        self._given_up.extend(each.numbers)
         for number in each.numbers:
             self._settle(number, each.fate, each.steady_ms + offset_ms)
 
@@ -232,6 +252,7 @@ class Columns:
 
     def _take_lost(self, each: Lost, offset_ms: float) -> None:
         self.lost += each.records
+        self._job = None  # the record of the next one may be among them
 
     def _take_ended(self, each: Ended, offset_ms: float) -> None:
         self.ended = each
@@ -255,7 +276,7 @@ class Columns:
         return of_each
 
     def _close_fates(self) -> None:
-        """Give each example its fate: a use, the first one, before all others."""
+        """Give each example its fate: a use, the first one, before all others, unless it came to nothing."""
         np, total = self._np, len(self.examples)
         self.fate = np.full(total, HELD, dtype=np.int8)
         self.fate_ms = np.full(total, np.nan)
@@ -267,6 +288,10 @@ class Columns:
         self.fate[rows[known][::-1]] = codes[known][::-1]
         self.fate_ms[rows[known][::-1]] = at_ms[known][::-1]
         used, used_ms = np.array(self._used[0], dtype=np.int64), np.array(self._used[1])
+        if self._given_up:
+            self._take_back_unsent()
+            is_used = ~np.isin(used, np.array(self._given_up))
+            used, used_ms = used[is_used], used_ms[is_used]
         rows = self.rows(used)
         known = rows >= 0
         np.add.at(self.uses, rows[known], 1)
@@ -274,6 +299,16 @@ class Columns:
         self.fate_ms[rows[known][::-1]] = used_ms[known][::-1]
         rows = self.rows(np.array(self._given_back, dtype=np.int64))
         self.fate[rows[rows >= 0]] = GIVEN_BACK
+        for count, ms in self._anew:
+            forgotten = np.flatnonzero(self.fate[:count] == HELD)
+            self.fate[forgotten], self.fate_ms[forgotten] = _SUPERSEDED, ms
+
+    def _take_back_unsent(self) -> None:
+        """Take back the ids of what was made of inputs that were then given up: it was too large to be sent."""
+        np, made = self._np, self.predictions
+        of_each = np.repeat(np.arange(len(made.size)), np.array(made.inputs.counts))
+        for row in of_each[np.isin(np.array(made.inputs.items), np.array(self._given_up))]:
+            made.ids.known[row] = 0
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the examples of these numbers are; -1 where they are not, as their record was lost."""
@@ -298,6 +333,7 @@ _HANDLERS: dict[type[Any], Any] = {
     Ran: Columns._take_ran,
     ServedMany: Columns._take_served,
     GivenUp: Columns._take_given_up,
+    Anew: Columns._take_anew,
     Asked: Columns._take_asked,
     SentMany: Columns._take_sent,
     SentMore: Columns._take_sent_more,

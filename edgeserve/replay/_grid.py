@@ -154,5 +154,6 @@ def _figures(again: ReplayLog, replayer: Replayer, to_use_ms: float) -> dict[str
             figures[f"{name}_p{share}_ms"] = float(column.quantile(share / 100)) if len(made) else float("nan")
     figures["dropped"] = len(again.drops)
     if "is_right" in made:
-        figures["accuracy"] = float(made["is_right"].mean())
+        right = made["is_right"].dropna()
+        figures["accuracy"] = float(right.mean()) if len(right) else float("nan")
     return figures

@@ -165,6 +165,8 @@ class History:
                 history.wall_offset_ms = offset_ms
             for each in block.records:
                 history._take(record_of(each), name)
+        if damaged := [file.path for file in run.files[:-1] if file.torn_bytes]:
+            raise UsageError(f"{name} is damaged in {damaged[0]}: it can't be run again past that")
         return history
 
     def _take(self, record: Record, name: str) -> None:

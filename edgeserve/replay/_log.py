@@ -95,9 +95,11 @@ class ReplayLog:
                 self._held[name] = self._held.get(name, 0) + int((run.fate == HELD).sum())
         tables: Tables = make_tables(columns, clocks)
         self.examples, self.sent, self.steps, self.predictions, self.drops = tables
-        if scores:
+        if scores is not None:
             right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
-            self.predictions["is_right"] = self.predictions["output_id"].map(right).astype("boolean")
+            said = [right.get(output_id) for output_id in self.predictions["output_id"]]
+            pandas = require("pandas", "replay", PURPOSE)
+            self.predictions["is_right"] = pandas.array(said, dtype="boolean")
 
     def logged(self, operator: str | None = None) -> Logged:
         """The run of an operator that joins, of which there is one, or which is named.
@@ -120,7 +122,7 @@ class ReplayLog:
         return found[0]
 
     def summary(self) -> pd.DataFrame:
-        """A row for each operator: what it received and made of it, how fast, how late, and what it dropped.
+        """A row for each operator, over its runs: what it received and made of it, how fast, how late, what it dropped.
 
         `rate_per_s` is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th
         percentiles.

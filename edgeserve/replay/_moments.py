@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edgeserve._core.clock import Now
 from edgeserve._core.plans import Plan
-from edgeserve._core.step import Job
+from edgeserve._core.step import Fate, Job
 from edgeserve._log.records import Anew, Arrived, Asked, Decided, GivenUp, Ran, Record, Settled
 from edgeserve.replay._history import History
 from edgeserve.replay._rig import Lasts, Rig
@@ -33,8 +33,7 @@ class _Moments:
     def take(self, record: Record) -> None:
         rig = self.rig
         if isinstance(record, Decided):
-            example = rig.arrived(self._history.arrivals[record.arrival]) if record.arrival is not None else None
-            self._job = rig.decide(example, Now(record.wall_ms, record.steady_ms))
+            self._decide_again(record, Now(record.wall_ms, record.steady_ms))
         elif isinstance(record, Ran) and record.arrival is None:
             self._run_again(record)
         elif isinstance(record, GivenUp):
@@ -47,8 +46,25 @@ class _Moments:
         elif isinstance(record, (Arrived, Settled)):
             rig.kept.add(record)
 
+    def _decide_again(self, record: Decided, now: Now) -> None:
+        self._job = None
+        example = None
+        if record.arrival is not None:
+            arrival = self._history.arrivals[record.arrival]
+            example = self.rig.arrived(arrival)
+            if example is None:
+                self.rig.settle(arrival, Fate.GATED, now)
+                return
+        self._job = self.rig.decide(example, now)
+        if self._job is not None and record.job is None:
+            # Another gate may lead to another match, and there is none that was recorded.
+            self.rig.run(self._job, now.steady_ms, lambda _, measured_ms: measured_ms or 0.0)
+            self._job = None
+
     def _run_again(self, record: Ran) -> None:
-        if record.error is not None or self._job is None:
+        if self._job is None:
+            return  # it is not matched any more, as another gate dropped something
+        if record.error is not None:
             self.rig.kept.add(record)
             return
         lasted_ms = record.finish_steady_ms - record.start_steady_ms
@@ -63,7 +79,9 @@ class _Moments:
             arrival = self._history.arrivals[serving.units[0][0]]
             example = self.rig.arrived(arrival)
             job = self.rig.decide(example, now)
-            if job is not None:
+            if job is None:
+                self.rig.settle(arrival, Fate.GATED, now)
+            else:
                 self.rig.run(job, serving.start_steady_ms, _always(serving.duration_ms))
 
 

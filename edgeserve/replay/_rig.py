@@ -57,8 +57,9 @@ class KeptRecords:
     def lose(self) -> None:
         """Memory takes them all."""
 
-    def close(self) -> None:
-        """There are no more."""
+    def close(self, last: Sequence[Any]) -> None:
+        """Take the last one."""
+        self.records.append(last)
 
     def all(self) -> list[Record]:
         """What was taken, as it would be read from a file."""
@@ -238,4 +239,6 @@ class _Made:
             made = Output(self._ids.of(b"".join([example.id for example in examples])), 0, 0, None, None)
         if not made.id:
             return Outcome(examples, None)
-        return Outcome(examples, None, bytes(made.size), made.id, capture_ms, port=made.port)
+        return Outcome(
+            examples, None, bytes(made.size), made.id, capture_ms, port=made.port, is_satisfied=made.is_satisfied
+        )

@@ -150,23 +150,30 @@ class Steps:
 
 
 class Predictions:
-    """What was made: of what, its id, by which output it left, its bytes, and when."""
+    """What was made: of what, its id, whether the task was satisfied, its bytes, and when."""
 
     def __init__(self) -> None:
         self.inputs = Lists()
         self.ids = Ids()
-        self.port = array("b")
+        self.is_satisfied = array("b")
         self.size = array("q")
         self.start_ms = array("d")
         self.finish_ms = array("d")
 
     def add(
-        self, inputs: Sequence[int], output_id: bytes, port: int, size: int, start_ms: float, finish_ms: float
+        self,
+        inputs: Sequence[int],
+        output_id: bytes,
+        size: int,
+        start_ms: float,
+        finish_ms: float,
+        *,
+        is_satisfied: bool,
     ) -> None:
         """One more."""
         self.inputs.add(inputs)
         self.ids.add((output_id,))
-        self.port.append(port)
+        self.is_satisfied.append(is_satisfied)
         self.size.append(size)
         self.start_ms.append(start_ms)
         self.finish_ms.append(finish_ms)
@@ -182,7 +189,7 @@ class Predictions:
         """Those of steps that asked no join. Times are arrays of doubles."""
         self.inputs.add_singles(numbers)
         self.ids.add(ids)
-        self.port.extend([0] * len(numbers))
+        self.is_satisfied.extend([1] * len(numbers))
         self.size.extend(sizes)
         self.start_ms.frombytes(starts_ms)
         self.finish_ms.frombytes(finishes_ms)

@@ -117,6 +117,8 @@ class _Simulation:
         self._history = history
         self._task_times = task_times
         self._by_role = isinstance(plan, FlowPlan)
+        sources = frozenset(plan.parameters.values())
+        self._sources = None if "" in sources else sources
         self._coming = deque(zip(reached_ms(history), history.arrivals.values(), strict=True))
         self._kept_back: deque[tuple[float, Arrival]] = deque()
         self._end_ms = max([time_ms for time_ms, _ in self._coming], default=0.0)
@@ -169,6 +171,8 @@ class _Simulation:
 
     def _take(self, arrival: Arrival) -> None:
         fate = self._history.fates_at_arrival.get(arrival.number)
+        if fate is None and self._sources is not None and arrival.source not in self._sources:
+            fate = Fate.UNKNOWN_SOURCE  # the task that was recorded took it, and this one does not
         if fate is None:
             example = self.rig.arrived(arrival)
             if example is not None:

@@ -179,10 +179,11 @@ class _Maker:
 
     def predictions(self, run: Columns) -> Any:
         np, made = self._np, run.predictions
-        shift_ms, count = self._clocks.shift_ms(run.head.host), len(made.port)
+        shift_ms, count = self._clocks.shift_ms(run.head.host), len(made.size)
         ends = _ends(np, made.inputs)
         rows = run.rows(np.array(made.inputs.items, dtype=np.int64))
         newest, oldest, last = _extremes(np, run, rows, ends)
+        unknown = last < 0
         unsaid = None if run.head.plan_kind == "flows" else np.ones(count, dtype=bool)
         flow_ids = run.examples.flow_ids
         flows = [flow_ids[row] if row >= 0 else b"" for row in rows[ends[:-1]]] if flow_ids else []
@@ -192,15 +193,15 @@ class _Maker:
             output_id=self._ids(bytes(made.ids.bytes), np.array(made.ids.known) == 0),
             input_ids=self._lists(run, made.inputs),
             flow_id=self._flows(flows, count),
-            is_satisfied=self._pa.array(np.array(made.port) == 0, self._pa.bool_(), mask=unsaid),
-            capture_ms=newest,
-            oldest_capture_ms=oldest,
-            spread_ms=newest - oldest,
-            received_ms=run.received_ms[last] + shift_ms,
+            is_satisfied=self._pa.array(np.array(made.is_satisfied, dtype=bool), self._pa.bool_(), mask=unsaid),
+            capture_ms=self._pa.array(newest, mask=unknown),
+            oldest_capture_ms=self._pa.array(oldest, mask=unknown),
+            spread_ms=self._pa.array(newest - oldest, mask=unknown),
+            received_ms=self._pa.array(_at(np, run.received_ms, last) + shift_ms, mask=unknown),
             started_ms=np.array(made.start_ms) + shift_ms,
             finished_ms=np.array(made.finish_ms) + shift_ms,
             size_bytes=np.array(made.size, dtype=np.int64),
-            last_input_id=self._ids(run.ids_at(last)),
+            last_input_id=self._ids_at(run, last),
         )
 
     def uses(self, run: Columns) -> Any:
@@ -210,8 +211,8 @@ class _Maker:
         return self._table(
             run,
             len(rows),
-            last_input_id=self._ids(run.ids_at(rows)),
-            received_ms=run.received_ms[rows] + shift_ms,
+            last_input_id=self._ids_at(run, rows),
+            received_ms=self._pa.array(_at(self._np, run.received_ms, rows) + shift_ms, mask=rows < 0),
             started_ms=self._np.array(run.predictions.start_ms) + shift_ms,
         )
 
@@ -247,14 +248,17 @@ class _Maker:
 
     def _ids_of(self, run: Columns, numbers: NDArray[np.int64]) -> Any:
         """The ids of the examples of these numbers; missing for -1."""
-        rows = run.rows(numbers)
+        return self._ids_at(run, run.rows(numbers))
+
+    def _ids_at(self, run: Columns, rows: NDArray[np.int64]) -> Any:
+        """The ids of the examples in these rows; missing for -1."""
         if not len(run.number):
-            return self._pa.nulls(len(numbers), self._pa.large_string())
+            return self._pa.nulls(len(rows), self._pa.large_string())
         return self._ids(run.ids_at(self._np.maximum(rows, 0)), rows < 0)
 
     def _lists(self, run: Columns, lists: Lists) -> Any:
         rows = run.rows(self._np.array(lists.items, dtype=self._np.int64))
-        ids = self._ids(run.ids_at(self._np.maximum(rows, 0)) if len(rows) else b"")
+        ids = self._ids_at(run, rows)
         return self._pa.LargeListArray.from_arrays(self._pa.array(_ends(self._np, lists), self._pa.int64()), ids)
 
 
@@ -269,19 +273,27 @@ def _extremes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The newest and the oldest capture of each list, and the row of its last input.
 
-    That is the one captured last; of several, the one that was received last.
+    That is the one captured last; of several, the one that was received last. It is -1 where nothing is known, as the
+    record of an input is gone.
     """
     if len(ends) == 1:
         nothing = np.zeros(0, dtype=np.int64)
         return nothing, nothing, nothing
-    captures, starts = run.capture_ms[rows], ends[:-1]
+    captures, starts = _at(np, run.capture_ms, rows), ends[:-1]
     newest, oldest = np.maximum.reduceat(captures, starts), np.minimum.reduceat(captures, starts)
     if len(rows) == len(starts):
         return newest, oldest, rows
     of_list = np.repeat(np.arange(len(starts)), np.diff(ends))
-    received = np.where(captures == newest[of_list], run.received_ms[rows], -np.inf)
+    received = np.where(captures == newest[of_list], _at(np, run.received_ms, rows), -np.inf)
     order = np.lexsort((received, of_list))
-    return newest, oldest, rows[order[ends[1:] - 1]]
+    is_known = np.minimum.reduceat(rows, starts) >= 0
+    return newest, oldest, np.where(is_known, rows[order[ends[1:] - 1]], -1)
+
+
+def _at(np: Any, column: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The values in these rows; where there is none, anything."""
+    values: NDArray[Any] = column[rows] if len(column) else np.zeros(len(rows), dtype=np.int64)
+    return values
 
 
 def _flow(flow_id: bytes) -> str | None:

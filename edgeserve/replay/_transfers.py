@@ -18,8 +18,13 @@ def fastest_between(runs: Sequence[Columns]) -> dict[tuple[str, str], float]:
     """What the fastest message from each host to each other one seems to have taken, in ms, by their own clocks."""
     numpy = require("numpy", "replay", PURPOSE)
     fastest: dict[tuple[str, str], float] = {}
-    for sender in runs:
-        ids, left_ms = _sent_by(numpy, sender)
+    sent = [_sent_by(numpy, sender) for sender in runs]
+    # What was made again after a crash has the id that it had, and which of them arrived is not known.
+    all_ids, counts = numpy.unique(numpy.concatenate([ids for ids, _ in sent]), return_counts=True)
+    repeated = all_ids[counts > 1]
+    for sender, (sent_ids, sent_ms) in zip(runs, sent, strict=True):
+        is_one = ~numpy.isin(sent_ids, repeated)
+        ids, left_ms = sent_ids[is_one], sent_ms[is_one]
         for receiver in runs:
             hosts = (sender.head.host, receiver.head.host)
             if hosts[0] == hosts[1] or not len(ids) or not len(receiver.number):

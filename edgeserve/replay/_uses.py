@@ -33,7 +33,8 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame, clocks
     pandas = require("pandas", "replay", PURPOSE)
     predictions = made[made["output_id"].notna()].reset_index(drop=True)
     way = _Way(pandas, predictions, sent, clocks)
-    used = uses.drop_duplicates("last_input_id").set_index("last_input_id")
+    first_uses = uses.sort_values("started_ms", kind="stable").drop_duplicates("last_input_id")
+    used = first_uses.set_index("last_input_id")
     at = used.index.get_indexer(predictions["output_id"])
     known = at >= 0
     received_ms, started_ms = _taken(used["received_ms"], at, known), _taken(used["started_ms"], at, known)
@@ -79,7 +80,9 @@ class _Way:
                 break
             before = parents[ready]
             self.transfer_ms[ready] = self.transfer_ms[before] + received_ms[ready] - self.finished_ms[before]
-            self.queueing_ms[ready] = self.queueing_ms[before] + started_ms[ready] - received_ms[ready]
+            # A model's output has the capture time of its data, which may have waited for a later signal.
+            waited_ms = self.capture_ms[before] - self.capture_ms[ready]
+            self.queueing_ms[ready] = self.queueing_ms[before] + waited_ms + started_ms[ready] - received_ms[ready]
             self.compute_ms[ready] = self.compute_ms[before] + self.finished_ms[ready] - started_ms[ready]
 
     def _capture_shifts(
