@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import shutil
 import sqlite3
@@ -128,3 +129,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no small disk: {made.stderr.decode().strip() if made else 'there is no mount command'}")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back the handlers and levels that a test, a page or a command gives to the package's loggers."""
+    for logger in (logging.getLogger("edgeserve"), logging.getLogger("edgeserve.broker.pulsar.client")):
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+        monkeypatch.setattr(logger, "level", logger.level)

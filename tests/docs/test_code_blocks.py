@@ -20,7 +20,6 @@ import contextlib
 import io
 import itertools
 import linecache
-import logging
 import os
 import re
 import signal
@@ -162,9 +161,6 @@ def _started(commands: Sequence[shell.Command], folder: Path) -> Iterator[Mappin
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
-    for logger in (logging.getLogger("edgeserve"), logging.getLogger("edgeserve.broker.pulsar.client")):
-        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
-        monkeypatch.setattr(logger, "level", logger.level)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "edgeserve-home"))
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
