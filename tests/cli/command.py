@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 
+import pytest
+
 from edgeserve.address import LocalAddress, PulsarAddress
+from edgeserve.cli import main
 
 # Warnings are errors there too.
 _COMMAND = (sys.executable, "-W", "error", "-m", "edgeserve")
@@ -24,6 +29,16 @@ def edgeserve(*arguments: str, env: Mapping[str, str] | None = None) -> subproce
         timeout=50,
         env=_environment(env),
     )
+
+
+def edgeserve_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in this process, which has loaded already what it needs."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["edgeserve", *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main()
+    return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def start_edgeserve(*arguments: str) -> subprocess.Popen[str]:

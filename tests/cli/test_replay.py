@@ -18,7 +18,7 @@ from edgeserve import replay
 from edgeserve.cli.replay_page import page
 from edgeserve.cli.replay_report import Report, duration
 from edgeserve.replay import ClockPair
-from tests.cli.command import edgeserve
+from tests.cli.command import edgeserve, edgeserve_here
 from tests.replay.streams import log_pipeline, on_host
 
 COUNT = 5
@@ -78,7 +78,7 @@ def test_the_summary_has_what_each_operator_did_and_what_was_dropped(logs: Path)
 
 
 def test_one_operator(logs: Path) -> None:
-    run = edgeserve("replay", str(logs), "--operator", "sink")
+    run = edgeserve_here("replay", str(logs), "--operator", "sink")
     assert run.returncode == 0
     assert "sink" in run.stdout
     assert "joined" not in run.stdout
@@ -86,7 +86,7 @@ def test_one_operator(logs: Path) -> None:
 
 
 def test_json_is_one_object(logs: Path) -> None:
-    run = edgeserve("replay", str(logs), "--json")
+    run = edgeserve_here("replay", str(logs), "--json")
     report = json.loads(run.stdout)
     assert list(report) == ["operators", "drops", "runs", "clocks"]
     by_name = {row["operator"]: row for row in report["operators"]}
@@ -101,7 +101,7 @@ def test_json_is_one_object(logs: Path) -> None:
 
 def test_the_page_needs_nothing_from_elsewhere(logs: Path, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    run = edgeserve("replay", str(logs), "--html", str(file))
+    run = edgeserve_here("replay", str(logs), "--html", str(file))
     assert (run.returncode, run.stderr) == (0, f"wrote {file}\n")
     text = file.read_text(encoding="utf-8")
     assert "http:" not in text
@@ -130,7 +130,7 @@ def test_names_are_text_in_the_page_and_nothing_else(tmp_path: Path) -> None:
     assert not tags & {"b", "script"}
     assert "<b>&\"'$x$" in written.text
     assert "\x1b" not in written.text
-    run = edgeserve("replay", str(tmp_path))
+    run = edgeserve_here("replay", str(tmp_path))
     assert "\x1b" not in run.stdout
     assert "\\x1b[2J" in run.stdout
 
@@ -144,7 +144,7 @@ def test_a_torn_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     log_pipeline(tmp_path, COUNT)
     (file,) = tmp_path.glob("*.compute")
     file.write_bytes(file.read_bytes()[:-3])
-    run = edgeserve("replay", str(tmp_path), "--html", str(tmp_path / "page.html"))
+    run = edgeserve_here("replay", str(tmp_path), "--html", str(tmp_path / "page.html"))
     assert run.returncode == 0
     notes = [line for line in run.stdout.splitlines() if line.startswith("- ")]
     assert [note.split(":")[0] for note in notes[:2]] == ["- joined", "- joined"]
@@ -175,11 +175,11 @@ def test_a_log_of_a_process_that_runs_and_of_one_that_was_killed(tmp_path: Path)
         while not any(path.stat().st_size > 1000 for path in logs.glob("*")):
             assert time.monotonic() < deadline_s
             time.sleep(0.02)
-        running = edgeserve("replay", str(logs))
+        running = edgeserve_here("replay", str(logs))
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    killed = edgeserve("replay", str(logs))
+    killed = edgeserve_here("replay", str(logs))
     for run in (running, killed):
         assert (run.returncode, run.stderr) == (0, "")
         assert "- camera: it was not closed" in run.stdout
@@ -201,7 +201,7 @@ def test_without_the_log_of_a_sink_the_use_is_not_known(tmp_path: Path) -> None:
     log_pipeline(tmp_path, 2)
     (file,) = tmp_path.glob("*.destination")
     file.unlink()
-    run = edgeserve("replay", str(tmp_path))
+    run = edgeserve_here("replay", str(tmp_path))
     assert "- no log of a sink is here that used the predictions: when they were used is not known\n" in run.stdout
     assert "from capture to use" not in run.stdout
 
@@ -238,7 +238,7 @@ def test_what_is_no_log_is_one_line_and_exit_code_2(tmp_path: Path, logs: Path, 
     (tmp_path / "other.compute").write_bytes(b"\x80\x04\x95 a pickle")
     head = {"format": "edgeserve replay log", "schema": 99}
     (tmp_path / "newer" / "one.compute").write_bytes(msgpack.packb(head))
-    run = edgeserve("replay", str(tmp_path / name))
+    run = edgeserve_here("replay", str(tmp_path / name))
     assert (run.returncode, run.stdout) == (2, "")
     (line,) = run.stderr.splitlines()
     assert line.startswith("edgeserve: ")
@@ -250,7 +250,7 @@ def test_wrong_names_are_one_line_and_exit_code_2(logs: Path, tmp_path: Path) ->
         (["--operator", "nobody"], "--operator is 'nobody': the log has "),
         (["--html", str(tmp_path / "no" / "page.html")], "can't be written: No such file or directory"),
     ]:
-        run = edgeserve("replay", str(logs), *arguments)
+        run = edgeserve_here("replay", str(logs), *arguments)
         assert (run.returncode, run.stdout) == (2, "")
         (line,) = run.stderr.splitlines()
         assert says in line
