@@ -52,6 +52,16 @@ def check_name(name: object, what: str) -> bytes:
     return field
 
 
+def check_long_name(name: object, what: str) -> None:
+    """Check the name of an operator that sends nothing, so that it may be of any length.
+
+    Raises:
+        UsageError: It is empty or contains NUL; the message begins with `what`.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise UsageError(f"{what} is {name!r}: expected a name of one character or more, without NUL")
+
+
 def check_takes(task: Callable[..., Any], values: Sequence[str]) -> None:
     """Check that a task can be called with so many values by position; `values` says what they are.
 

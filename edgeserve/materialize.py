@@ -18,7 +18,7 @@ from edgeserve._operator import Life
 from edgeserve._payload import Gate
 from edgeserve._ports import Inputs, Values
 from edgeserve._route import DEFAULT_FTP_PATH, RoutePolicy
-from edgeserve._task import check_callables
+from edgeserve._task import check_callables, check_long_name
 from edgeserve._topics import topic_list
 from edgeserve.address import Address
 from edgeserve.errors import UsageError
@@ -127,8 +127,7 @@ class Materialize(Consuming[T]):
         )
         if not callable(materialize):
             raise UsageError(f"materialize is {materialize!r}: expected something that can be called")
-        if not isinstance(sink_id, str) or not sink_id or "\0" in sink_id:
-            raise UsageError(f"sink_id is {sink_id!r}: expected a name of one character or more, without NUL")
+        check_long_name(sink_id, "sink_id")
         if not isinstance(deduplicate, (bool, Deduplicate)):
             raise UsageError(f"deduplicate is {deduplicate!r}: expected True, False or a Deduplicate")
         check_callables(gate=gate)

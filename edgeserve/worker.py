@@ -26,6 +26,7 @@ from edgeserve._recovery import UNSERVED, GivingUp
 from edgeserve._route import DEFAULT_FTP_PATH, RoutePolicy
 from edgeserve._script_journal import ScriptJournal
 from edgeserve._script_process import ScriptProcess, check_platform, environment_of_scripts
+from edgeserve._task import check_long_name
 from edgeserve._topics import one_topic
 from edgeserve.address import MEMORY, Address, LocalAddress, parse_address
 from edgeserve.errors import EdgeServeError, ScriptFailed, UsageError
@@ -168,8 +169,7 @@ class Worker(Consuming[ScriptResult]):
                 f"a Worker runs what comes off a topic, and does not start without a key: {HOW_TO_MAKE_A_KEY}"
             )
         check_platform()
-        if not isinstance(worker_id, str) or not worker_id or "\0" in worker_id:
-            raise UsageError(f"worker_id is {worker_id!r}: expected a name of one character or more, without NUL")
+        check_long_name(worker_id, "worker_id")
         check_ms("time_limit_ms", time_limit_ms)
         check_ms("max_age_ms", max_age_ms)
         check_count("max_output_bytes", max_output_bytes)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import msgpack
 import xxhash
 
-from edgeserve._log.records import OTHER_SUFFIXES, SCHEMA, SUFFIXES, Head
+from edgeserve._log.records import SCHEMA, SUFFIXES, Head
 from edgeserve._log.writer import FORMAT
 from edgeserve.errors import UsageError
 
@@ -20,7 +20,7 @@ _LARGEST_BLOCK = 1 << 31
 # Of what is not inside a block: damage may promise a list for which there is no memory.
 _LONGEST_LIST = 1 << 16
 
-_LOG_SUFFIXES = frozenset({*SUFFIXES.values(), *OTHER_SUFFIXES})
+_LOG_SUFFIXES = frozenset(SUFFIXES.values())
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,11 @@ class StepLog(Observer):
         if parcel is None:
             raise RuntimeError(f"{examples[0]} came in no message")
         delivery = parcel.delivery
-        now_ms = 1000 * self._steady_s()
-        received_ms = delivery.received_steady_ms or now_ms
-        message = (ARRIVED, now_ms, received_ms, delivery.topic, delivery.publish_ms, first, parcel.is_pack)
+        # What came before the log was opened has no such time.
+        received_ms = delivery.received_steady_ms or self.steady_ms()
+        message = (ARRIVED, received_ms, delivery.topic, delivery.publish_ms, first, parcel.is_pack)
         if len(examples) == 1:
-            self._received_one(examples[0], message)
+            self._received_one(examples[0], first, message)
             return
         for number, example in enumerate(examples, first):
             example.number = number
@@ -202,9 +202,9 @@ class StepLog(Observer):
         )
         self._add(record, sum(sizes))
 
-    def _received_one(self, example: Example, message: tuple[Any, ...]) -> None:
+    def _received_one(self, example: Example, number: int, message: tuple[Any, ...]) -> None:
         """The same without lists, for what comes in messages of its own."""
-        example.number = message[5]
+        example.number = number
         flow_id, size = example.header, len(example.data)
         record = (
             *message,

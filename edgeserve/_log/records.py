@@ -25,16 +25,12 @@ SUFFIXES = {
 }
 """How the files of each class of operators end, as in the research prototype."""
 
-OTHER_SUFFIXES = (".output",)
-"""What the prototype's files ended with besides: outputs are in the same file as the rest here."""
-
 
 class Arrived(NamedTuple):
     """The examples of one message, as they were opened: one, or those of a pack.
 
     Attributes:
         kind: `ARRIVED`.
-        steady_ms: When the operator took them in.
         received_steady_ms: When the broker's client handed the message over.
         topic: The topic, as the operator names it.
         publish_ms: When it was sent, ms since the epoch, by the sender's clock.
@@ -51,7 +47,6 @@ class Arrived(NamedTuple):
     """
 
     kind: int
-    steady_ms: float
     received_steady_ms: float
     topic: str
     publish_ms: int

@@ -24,6 +24,8 @@ FORMAT = "edgeserve replay log"
 _log = logger("log")
 
 MOST_FIELDS = 500_000
+"""How long a list of short records gets, at most, before it is written."""
+
 # What waits to be written, at most; and how often it is written, so that a disk sees few writes.
 _MOST_RECORDS = 65_536
 _MOST_BYTES = 64 * 1024 * 1024

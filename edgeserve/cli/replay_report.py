@@ -74,7 +74,7 @@ class Report:
         for row in self._summary.to_dict("records"):
             run = runs[row["operator"]]
             told = [*(["received", "runs"] if run.topics_in else []), *(["sent"] if run.topics_out else [])]
-            told += ["dropped", "held"] if run.topics_in else []
+            told += ["dropped", "held"] if run.topics_in else ["dropped"] if row["dropped"] else []
             texts = [f"{row[name]:,}" if name in told else "" for name in _COUNTS]
             rate = "" if math.isnan(row["rate_per_s"]) else f"{_digits(row['rate_per_s'])}/s"
             rows.append([run.operator, run.operator_class, run.host, *texts, rate])
@@ -107,17 +107,21 @@ class Report:
         rows = []
         for name, fate, dropped, received in self._drop_counts():
             of_fate = self.log.drops[(self.log.drops["operator"] == name) & (self.log.drops["fate"] == fate)]
-            medians = [_known(of_fate[column]).median() for column in ("waited_ms", "age_ms")]
+            times = [_known(of_fate[column]) for column in ("waited_ms", "age_ms")]
             share = f"{_digits(100 * dropped / received)} %"
-            rows.append([name, fate, f"{dropped:,}", share, *[duration(float(each)) for each in medians]])
+            medians = [duration(float(each.median())) if len(each) else "" for each in times]
+            rows.append([name, fate, f"{dropped:,}", share, *medians])
         headings = ["operator", "fate", "examples", "of received", "waited (p50)", "age (p50)"]
         return Section("Drops", headings, rows, 2)
 
     def _drop_counts(self) -> Iterable[tuple[str, str, int, int]]:
-        """Operator, fate, how many there were, and how many it received; the most frequent first."""
-        for name in self.joining:
-            counts = self.log.drops[self.log.drops["operator"] == name]["fate"].value_counts()
-            received = int((self.log.examples["operator"] == name).sum())
+        """Operator, fate, how many there were, and how many it received or took from its stream."""
+        log = self.log
+        for name in dict.fromkeys([*self.joining, *self.operators]):
+            counts = log.drops[log.drops["operator"] == name]["fate"].value_counts()
+            received = int((log.examples["operator"] == name).sum())
+            if name not in self.joining:
+                received = int((log.sent["operator"] == name).sum() + counts.sum())
             for fate, count in counts.items():
                 yield name, str(fate), int(count), received
 

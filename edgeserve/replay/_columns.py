@@ -97,7 +97,7 @@ class Columns:
     Attributes:
         head: What it is the run of.
         examples: What it received.
-        number, received_ms, capture_ms: Of each of these.
+        received_ms, capture_ms: Of each of these.
         fate, fate_ms, uses: What became of each, when, and how often it was used.
         steps: What was decided and run.
         predictions: What came of that.
@@ -158,7 +158,6 @@ class Columns:
         into.count.append(count)
         into.publish_ms.append(each.publish_ms)
         into.received_ms.append(each.received_steady_ms + offset_ms)
-        into.opened_ms.append(each.steady_ms + offset_ms)
         into.topic.append(into.topics.setdefault(each.topic, len(into.topics)))
 
     def _take_served(self, each: ServedMany, offset_ms: float) -> None:
@@ -265,7 +264,6 @@ class Columns:
         self._first = np.array(into.first, dtype=np.int64)
         self._row = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._message = np.repeat(np.arange(len(counts)), counts)
-        self.number = self._first[self._message] + np.arange(len(into)) - self._row[self._message]
         self.received_ms = self.of_message(into.received_ms)
         self.capture_ms: NDArray[Any] = np.frombuffer(into.capture_ms, dtype=np.int64)
         self._close_fates()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserve._extras import require
 from edgeserve.errors import UsageError
+from edgeserve.replay._arrays import numbers
 from edgeserve.replay._columns import PURPOSE
-from edgeserve.replay._pictures import figure, new_axes, numbers, plain
+from edgeserve.replay._pictures import figure, new_axes, plain
 
 if TYPE_CHECKING:
     import numpy as np

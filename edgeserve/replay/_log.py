@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from edgeserve._extras import require
 from edgeserve._log.reading import LoggedRun, find_runs
 from edgeserve.errors import UsageError
+from edgeserve.replay._arrays import numbers
 from edgeserve.replay._clocks import ClockPair, tell_clocks
 from edgeserve.replay._columns import HELD, PURPOSE, Columns, Logged
-from edgeserve.replay._pictures import draw_drops, draw_latencies, draw_timeline, numbers
+from edgeserve.replay._pictures import draw_drops, draw_latencies, draw_timeline
 from edgeserve.replay._tables import Tables, make_tables
 from edgeserve.replay._transfers import fastest_between
 
@@ -76,7 +77,7 @@ class ReplayLog:
             input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
             `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
         drops: The examples that were received and not used, with their fates; `waited_ms` since they were received,
-            `age_ms` since they were captured.
+            `age_ms` since they were captured. And the items that sources did not send, which have neither.
         runs: What each operator's log says of its run.
         clocks: What is known of each two hosts' clocks.
     """
@@ -107,18 +108,10 @@ class ReplayLog:
         Raises:
             UsageError: There is none, or there are several.
         """
-        joining = [run for run in self._logged if run.head.plan_kind]
-        names = sorted({run.head.operator for run in joining})
-        if operator is None:
-            joining = [run for run in joining if run.head.topics_out] or joining
-            if len(joining) != 1:
-                raise UsageError(f"the log has runs of {', '.join(names) or 'no operator that joins'}: give operator=")
-            return joining[0]
-        found = [run for run in joining if run.head.operator == operator]
-        if not found:
-            raise UsageError(f"the log has no run of {operator!r} that joins: it has those of {', '.join(names)}")
+        name = self._joining(operator)
+        found = [run for run in self._logged if run.head.plan_kind and run.head.operator == name]
         if len(found) > 1:
-            raise UsageError(f"the log has {len(found)} runs of {operator!r}: load the files of one of them")
+            raise UsageError(f"the log has {len(found)} runs of {name!r}: load the files of one of them")
         return found[0]
 
     def summary(self) -> pd.DataFrame:

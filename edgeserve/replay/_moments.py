@@ -27,7 +27,6 @@ class _Moments:
     def __init__(self, history: History, plan: Plan, tools: Tools | None) -> None:
         self.rig = Rig(history, plan, tools)
         self._history = history
-        self._has_task = tools is not None
         self._job: Job | None = None
 
     def take(self, record: Record) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._core.step import Fate
 from edgeserve._extras import require
+from edgeserve.replay._arrays import numbers
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._tables import BACK
 
@@ -263,12 +264,6 @@ def figure(number: float) -> str:
         return "-"
     digits = f"{number:.3g}"
     return digits if "e" not in digits else f"{float(digits):,.0f}" if abs(number) >= 1 else f"{number:.5f}"
-
-
-def numbers(column: pd.Series) -> NDArray[np.float64]:
-    """A column as an array; NaN where it has nothing."""
-    array: NDArray[np.float64] = column.to_numpy(dtype="float64", na_value=float("nan"))
-    return array
 
 
 # The parts of a time line.

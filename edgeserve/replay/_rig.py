@@ -16,6 +16,7 @@ from edgeserve._log.reading import unpack_block
 from edgeserve._log.recording import StepLog
 from edgeserve._log.records import Output, Record
 from edgeserve._log.writer import pack_block
+from edgeserve._task import check_name
 from edgeserve.errors import UsageError
 from edgeserve.replay._history import Arrival, History, record_of
 from edgeserve.replay._tools import Tools
@@ -95,7 +96,6 @@ class Rig:
             at_once=self.join.serves_at_once is not None,
         )
         self._held: dict[int, Example] = {}
-        self._parcels: dict[int, Parcel] = {}
         self._data: dict[int, bytes] = {}
         self._made = _Made(history)
 
@@ -223,7 +223,8 @@ class _Made:
                 self._outputs[everything if output.numbers is None else tuple(output.numbers)] = output
         self._is_batch = history.head.operator_class == "BatchCompute"
         self._is_sink = not history.head.topics_out
-        self._ids = DerivedIds(history.head.operator.encode().ljust(16, b"\0")[:16])
+        # A sink makes no ids, and its name may be longer than one that travels.
+        self._ids = DerivedIds(b"" if self._is_sink else check_name(history.head.operator, "the operator"))
 
     def of(self, job: Job) -> list[Outcome]:
         """What it made of a job, or would have: then an output whose payload nobody knows."""

@@ -216,7 +216,7 @@ class Examples:
         source: Of each example, as places in `sources`.
         urls: The rows of those whose payload is a URL.
         flow_ids: Of each example; empty as long as none has one.
-        first, count, publish_ms, received_ms, opened_ms, topic: Of each message: the number of its first example, how
+        first, count, publish_ms, received_ms, topic: Of each message: the number of its first example, how
             many it has, its times, and its topic as a place in `topics`.
     """
 
@@ -231,7 +231,6 @@ class Examples:
         self.count = array("q")
         self.publish_ms = array("d")
         self.received_ms = array("d")
-        self.opened_ms = array("d")
         self.topic = array("i")
         self.sources: dict[str, int] = {}
         self.topics: dict[str, int] = {}

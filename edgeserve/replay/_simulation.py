@@ -194,7 +194,6 @@ def _arrived(arrival: Arrival, time_ms: float) -> Sequence[object]:
     return (
         ARRIVED,
         time_ms,
-        time_ms,
         "",
         arrival.publish_ms,
         arrival.number,

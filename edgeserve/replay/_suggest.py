@@ -64,9 +64,9 @@ def suggest(
     """Choose the smallest matching interval and the highest rate that meet what is asked for.
 
     First the smallest `max_time_diff_ms` with which so many of the first source's examples are still matched (and, if
-    it is asked for, the predictions are right) as `coverage` says; then, with that,
-    the smallest `min_interval_ms` with which predictions are as timely as they are to be: an operator that starts more
-    often than its task can end falls behind.
+    it is asked for, the predictions are right) as `coverage` says; then, with that, the smallest `min_interval_ms` with
+    which predictions are as timely as they are to be: an operator that starts more often than its task can end falls
+    behind.
 
     Args:
         log: The log, or where it is.
@@ -85,7 +85,7 @@ def suggest(
         is_right: As for `run`.
 
     Raises:
-        UsageError: As for `run`; or the operator is no `Compute`, or a share is none.
+        UsageError: As for `run`; or the operator is no `Compute`, a share is none, or nothing met.
         MissingExtra: pandas or pyarrow is not installed.
         Exception: What the task raises.
     """
@@ -150,6 +150,11 @@ class _Search:
         """The smallest matching interval that leaves enough to be matched, and right."""
         candidates = self._intervals()
         table = self._try({"max_time_diff_ms": candidates})
+        if not table["predictions"].any():
+            raise UsageError(
+                f"nothing meets within {self._widest_ms} ms in this log: there is no interval to suggest (widest_ms= "
+                "allows a larger one)"
+            )
         enough = table["coverage"] >= self._asked.coverage * table["coverage"].max()
         if self._asked.accuracy is not None:
             right = enough & (table["accuracy"] >= self._asked.accuracy)

@@ -27,7 +27,7 @@ class Tables(NamedTuple):
         sent: A row for each example that a source sent.
         steps: A row for each step: what came, what was decided, and when the task ran.
         predictions: A row for each output, and what became of it.
-        drops: The examples that were received and not used.
+        drops: The examples that were received and not used, and the items that sources did not send.
     """
 
     examples: pd.DataFrame
@@ -44,11 +44,12 @@ def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
         MissingExtra: pandas or pyarrow is not installed.
     """
     maker = _Maker(clocks)
-    examples, sent, steps, made, uses = [], [], [], [], []
+    examples, sent, unsent, steps, made, uses = [], [], [], [], [], []
     while runs:
         run = runs.pop(0)
         if not run.head.plan_kind:
             sent.append(maker.sent(run))
+            unsent.append(maker.unsent(run))
             continue
         examples.append(maker.examples(run))
         steps.append(maker.steps(run))
@@ -58,15 +59,8 @@ def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
             uses.append(maker.uses(run))
     received, sendings = maker.together(examples, _EXAMPLES), maker.together(sent, _SENT)
     predictions = follow_up(maker.together(made, _PREDICTIONS), maker.together(uses, _USES), sendings, clocks)
-    return Tables(received, sendings, maker.together(steps, _STEPS), predictions, _drops(received))
-
-
-def _drops(examples: pd.DataFrame) -> pd.DataFrame:
-    fates = examples["fate"]
-    kept = fates.notna() & ~fates.isin([str(Fate.USED.value), BACK])
-    drops = examples[kept][_DROPS].rename(columns={"settled_ms": "dropped_ms"})
-    waited_ms, age_ms = drops["dropped_ms"] - drops["received_ms"], drops["dropped_ms"] - drops["capture_ms"]
-    return drops.assign(waited_ms=waited_ms, age_ms=age_ms).reset_index(drop=True)
+    drops = maker.dropped(received, maker.together(unsent, _DROPS))
+    return Tables(received, sendings, maker.together(steps, _STEPS), predictions, drops)
 
 
 BACK = "given back"
@@ -151,6 +145,31 @@ class _Maker:
             is_url=is_url,
             clock_shift_ms=np.full(count, shift_ms),
         )
+
+    def unsent(self, run: Columns) -> Any:
+        """What a source did not send, as drops: it has no id yet, and no time but that of the drop."""
+        pa, count = self._pa, len(run.unsent)
+        shift_ms = self._clocks.shift_ms(run.head.host)
+        return self._table(
+            run,
+            count,
+            example_id=pa.nulls(count, pa.large_string()),
+            source=pa.array([run.head.operator] * count, pa.string()),
+            flow_id=pa.nulls(count, pa.string()),
+            fate=pa.array([fate for _, fate, _ in run.unsent], pa.string()),
+            capture_ms=pa.nulls(count, pa.int64()),
+            received_ms=pa.nulls(count, pa.float64()),
+            settled_ms=pa.array([at_ms + shift_ms for _, _, at_ms in run.unsent], pa.float64()),
+        )
+
+    def dropped(self, examples: pd.DataFrame, unsent: pd.DataFrame) -> pd.DataFrame:
+        """The examples that were not used, and the items that were not sent."""
+        fates = examples["fate"]
+        kept = examples[fates.notna() & ~fates.isin([str(Fate.USED.value), BACK])][_DROPS]
+        both = [each for each in (kept, unsent) if len(each)] or [kept]
+        drops = self._pd.concat(both, ignore_index=True).rename(columns={"settled_ms": "dropped_ms"})
+        waited_ms, age_ms = drops["dropped_ms"] - drops["received_ms"], drops["dropped_ms"] - drops["capture_ms"]
+        return drops.assign(waited_ms=waited_ms, age_ms=age_ms)
 
     def steps(self, run: Columns) -> Any:
         np, steps = self._np, run.steps
@@ -252,7 +271,7 @@ class _Maker:
 
     def _ids_at(self, run: Columns, rows: NDArray[np.int64]) -> Any:
         """The ids of the examples in these rows; missing for -1."""
-        if not len(run.number):
+        if not len(run.examples):
             return self._pa.nulls(len(rows), self._pa.large_string())
         return self._ids(run.ids_at(self._np.maximum(rows, 0)), rows < 0)
 

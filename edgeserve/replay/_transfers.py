@@ -27,7 +27,7 @@ def fastest_between(runs: Sequence[Columns]) -> dict[tuple[str, str], float]:
         ids, left_ms = sent_ids[is_one], sent_ms[is_one]
         for receiver in runs:
             hosts = (sender.head.host, receiver.head.host)
-            if hosts[0] == hosts[1] or not len(ids) or not len(receiver.number):
+            if hosts[0] == hosts[1] or not len(ids) or not len(receiver.examples):
                 continue
             received = numpy.frombuffer(receiver.examples.ids, dtype=f"S{ID_SIZE}")
             _, at, there = numpy.intersect1d(ids, received, return_indices=True)

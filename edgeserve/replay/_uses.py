@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeserve._extras import require
+from edgeserve.replay._arrays import numbers
 from edgeserve.replay._clocks import Clocks
 from edgeserve.replay._columns import PURPOSE
 
@@ -42,7 +43,7 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame, clocks
         "used_ms": started_ms,
         "age_ms": way.finished_ms - way.capture_ms,
         "timeliness_ms": started_ms - way.capture_ms,
-        "staleness_ms": started_ms - way.capture_ms + _numbers(predictions["spread_ms"]),
+        "staleness_ms": started_ms - way.capture_ms + numbers(predictions["spread_ms"]),
         "transfer_ms": way.transfer_ms + received_ms - way.finished_ms,
         "queueing_ms": way.queueing_ms + started_ms - received_ms,
         "compute_ms": way.compute_ms,
@@ -61,13 +62,13 @@ class _Way:
 
     def __init__(self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame, clocks: Clocks) -> None:
         np = self._np = require("numpy", "replay", PURPOSE)
-        self.finished_ms = _numbers(predictions["finished_ms"])
-        received_ms, started_ms = _numbers(predictions["received_ms"]), _numbers(predictions["started_ms"])
+        self.finished_ms = numbers(predictions["finished_ms"])
+        received_ms, started_ms = numbers(predictions["received_ms"]), numbers(predictions["started_ms"])
         first_of_id = ~predictions["output_id"].duplicated().to_numpy(dtype=bool)
         rows = np.flatnonzero(first_of_id)
         at = pandas.Index(predictions["output_id"][first_of_id]).get_indexer(predictions["last_input_id"])
         parents = np.where(at >= 0, rows[at], -1) if len(rows) else at
-        self.capture_ms = _numbers(predictions["capture_ms"]) + self._capture_shifts(
+        self.capture_ms = numbers(predictions["capture_ms"]) + self._capture_shifts(
             pandas, predictions, sent, clocks, parents
         )
         from_source = parents < 0
@@ -95,7 +96,7 @@ class _Way:
             return shifts  # type: ignore[no-any-return]
         sources = sent.drop_duplicates("example_id")
         at = pandas.Index(sources["example_id"]).get_indexer(predictions["last_input_id"])
-        shifts = np.where(at >= 0, _numbers(sources["clock_shift_ms"])[at], 0.0)
+        shifts = np.where(at >= 0, numbers(sources["clock_shift_ms"])[at], 0.0)
         for _ in range(_LONGEST_CHAIN):
             inherited = np.where(parents >= 0, shifts[parents], shifts)
             if (inherited == shifts).all():
@@ -104,15 +105,10 @@ class _Way:
         return shifts  # type: ignore[no-any-return]
 
 
-def _numbers(column: pd.Series) -> NDArray[np.float64]:
-    numbers: NDArray[np.float64] = column.to_numpy(dtype="float64", na_value=float("nan"))
-    return numbers
-
-
 def _taken(column: pd.Series, at: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The values in these rows; NaN where there is none."""
     numpy = require("numpy", "replay", PURPOSE)
-    values = _numbers(column)
+    values = numbers(column)
     taken: NDArray[np.float64] = numpy.full(len(at), numpy.nan)
     taken[known] = values[at[known]]
     return taken

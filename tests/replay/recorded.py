@@ -9,10 +9,40 @@ from typing import Any
 
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Model
 from edgeserve._log.reading import LoggedRun, find_runs
+from edgeserve._log.records import ARRIVED, Arrived
 from edgeserve._operator import Operator
 from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
 
 START_MS = 1_700_000_000_000
+
+
+def arrived(
+    number: int,
+    at_ms: float,
+    example_id: bytes,
+    capture_ms: int,
+    *,
+    source: str = "a",
+    publish_ms: int | None = None,
+    payload: bytes | None = None,
+) -> Arrived:
+    """The record of one example that came in a message of its own, on the topic "in"; published when it came."""
+    return Arrived(
+        ARRIVED,
+        float(at_ms),
+        "in",
+        int(at_ms) if publish_ms is None else publish_ms,
+        number,
+        False,
+        example_id,
+        [capture_ms],
+        source,
+        None,
+        [50],
+        None,
+        None if payload is None else [payload],
+        None,
+    )
 
 
 class RestlessClock(ManualClock):

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 import edgeserve
 from edgeserve import Compute, DataSource, Materialize, replay
 from edgeserve._log.reading import find_runs
-from edgeserve._log.records import ARRIVED, SENT, Head
+from edgeserve._log.records import ARRIVED, SENT, Arrived, Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
 from edgeserve.replay._clocks import ClockPair, tell_clocks
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
+from tests.replay.recorded import arrived
 
 
 def test_messages_both_ways_tell_the_offset_and_how_wrong_it_may_be() -> None:
@@ -64,7 +65,8 @@ def captured_at(record: Sequence[Any], shift_ms: int) -> list[Any]:
     """A record whose captures were so much later."""
     changed = list(record)
     if changed[0] == ARRIVED:
-        changed[8] = [capture_ms + shift_ms for capture_ms in changed[8]]
+        captures = Arrived._fields.index("captures_ms")
+        changed[captures] = [capture_ms + shift_ms for capture_ms in changed[captures]]
     elif changed[0] == SENT:
         changed[1] = list(changed[1])
         changed[1][2::6] = [capture_ms + shift_ms for capture_ms in changed[1][2::6]]
@@ -175,7 +177,7 @@ def test_what_is_malformed_and_what_was_not_sent_are_no_message(tmp_path: Path) 
     nobody = bytes(16)
     for number, (host, operator) in enumerate(itertools.product(("a", "b"), ("x", "y"))):
         head = Head(f"{number}", 1, operator + host, "Compute", ["in"], ["out"], "compute", {}, host, 1, 0, False)
-        arrived = (0, 5.0, 5.0, "in", 5, 0, False, nobody, [5], "", None, [1], None, None, None)
+        came = arrived(0, 5, nobody, 5, source="")
         served = (4, [0, 0.005, 0.006, b"", 0])
-        (tmp_path / f"{number}.compute").write_bytes(pack_head(head) + pack_block(0, 0.0, [arrived, served]))
+        (tmp_path / f"{number}.compute").write_bytes(pack_head(head) + pack_block(0, 0.0, [came, served]))
     assert replay.load(tmp_path).clocks == []

@@ -22,6 +22,7 @@ from edgeserve._operator import Operator
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.operators.conftest import Wire
+from tests.replay.recorded import arrived
 
 PARTS = ["transfer_ms", "queueing_ms", "compute_ms"]
 
@@ -198,26 +199,6 @@ def logged(path: Path, operator: str, records: Sequence[Any], *, is_sink: bool =
     (path / f"{operator}.log").write_bytes(pack_head(head) + pack_block(0, 0.0, records))
 
 
-def arrived(number: int, at_ms: float, example_id: bytes, capture_ms: int) -> Any:
-    return (
-        0,
-        at_ms,
-        at_ms,
-        "in",
-        int(at_ms),
-        number,
-        False,
-        example_id,
-        [capture_ms],
-        "data",
-        None,
-        [9],
-        None,
-        None,
-        None,
-    )
-
-
 def test_the_wait_of_data_for_a_signal_that_was_captured_later_is_in_what_adds_up(tmp_path: Path) -> None:
     # A model's output has the capture time of its data, 20, and its signal is from 50.
     data, signal, first, second = (letter * 16 for letter in (b"d", b"s", b"1", b"2"))
@@ -304,6 +285,24 @@ def test_what_is_held_when_it_ends_is_told_apart_from_what_is_dropped(logs: Path
     assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[0, 1]]
 
 
+def test_what_a_source_does_not_send_is_a_drop_of_its_own(logs: Path) -> None:
+    broker = memory_broker()
+    with DataSource(
+        [b"1", None, b"2", b"3"], broker, "s", lambda item: item if item != b"2" else None, log_path=logs
+    ) as s:
+        for _ in s:
+            pass
+        fates = {fate.value: count for fate, count in s.stats.fates.items()}
+    end_memory_broker(broker)
+    log = replay.load(logs)
+    assert log.drops["fate"].tolist() == ["gated", "gated"]
+    assert log.drops["operator"].tolist() == ["s", "s"]
+    assert log.drops[["example_id", "capture_ms", "waited_ms", "age_ms"]].isna().all(axis=None)
+    assert log.drops["dropped_ms"].is_monotonic_increasing
+    assert fates == {"gated": 2, "used": 2}
+    assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[2, 2]]
+
+
 # Whatever the records are
 
 
@@ -318,7 +317,7 @@ class Random:
         for count in messages:
             ids = b"".join(b"%016d" % number for number in range(first, first + count))
             captures = list(range(100 + first, 100 + first + count))
-            records.append((0, 1.0 * first, 1.0 * first, "in", first, first, count > 1, ids, captures, "a", None,
+            records.append((0, 1.0 * first, "in", first, first, count > 1, ids, captures, "a", None,
                             [1] * count, None, None, None))  # fmt: skip
             first += count
         drops = sorted({number for number in dropped if number < self.total})

@@ -15,7 +15,7 @@ from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog
 from edgeserve.replay._simulation import reached_ms
-from tests.replay.recorded import only_run, random_batches, random_compute, random_flows
+from tests.replay.recorded import arrived, only_run, random_batches, random_compute, random_flows
 
 WALL_MS = 1_700_000_000_000
 
@@ -38,9 +38,10 @@ def write_log(
     head = Head("r", 1, "op", "Compute", ["in"], ["out"], "compute", fields, "here", 1, WALL_MS, payloads)
     records: list[Any] = []
     for number, (at_ms, source, capture_ms) in enumerate(arrivals):
-        payload = [b"%s%d" % (source.encode(), number)] if payloads else None
-        records.append((0, float(at_ms), float(at_ms), "in", int(WALL_MS + at_ms), number, False, b"%016d" % number,
-                        [int(WALL_MS + capture_ms)], source, None, [50], None, payload, None))  # fmt: skip
+        payload = b"%s%d" % (source.encode(), number) if payloads else None
+        example_id, captured_ms, published_ms = b"%016d" % number, int(WALL_MS + capture_ms), int(WALL_MS + at_ms)
+        came = arrived(number, at_ms, example_id, captured_ms, source=source, publish_ms=published_ms, payload=payload)
+        records.append(came)
         if number in (settled or {}):
             records.append((1, number, (settled or {})[number], float(at_ms)))
         elif task_ms is not None:
@@ -345,6 +346,12 @@ def test_a_suggestion_says_where_nothing_can_do(tmp_path: Path) -> None:
     assert found.knobs["max_time_diff_ms"] == 30
     assert replay.suggest(log, staleness_ms=50, task_ms=20).is_met
     assert not replay.suggest(log, staleness_ms=49, task_ms=20).is_met
+
+
+def test_where_nothing_meets_there_is_nothing_to_suggest(tmp_path: Path) -> None:
+    log = write_log(tmp_path, pairs(30), ["left", "right"])
+    with pytest.raises(UsageError, match="nothing meets within 10 ms"):
+        replay.suggest(log, timeliness_ms=100, task_ms=20, widest_ms=10)
 
 
 def test_a_task_that_is_too_slow_for_what_comes_is_slowed_down_until_it_keeps_up(tmp_path: Path) -> None:

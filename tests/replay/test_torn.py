@@ -20,16 +20,15 @@ from edgeserve._log.records import SCHEMA, Head
 from edgeserve._log.writer import FORMAT, pack_block, pack_head
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.broker.workers import until
-from tests.replay.recorded import only_run, random_compute
+from tests.replay.recorded import arrived, only_run, random_compute
 
 HEAD = Head("run-1", 1, "op", "Compute", ["src"], ["dst"], "compute", {"parameters": {"a": "a"}}, "here", 1, 0, False)
 
 
 def served(number: int) -> list[Any]:
     """The records of one example that was served."""
-    arrived = (0, 10.0 * number, 10.0 * number, "src", number, number, False, b"%016d" % number, [1 + number], "a",
-               None, [48], None, None, None)  # fmt: skip
-    return [arrived, (4, [number, number / 100, number / 100 + 0.001, b"o%015d" % number, 5])]
+    came = arrived(number, 10 * number, b"%016d" % number, 1 + number, publish_ms=number)
+    return [came, (4, [number, number / 100, number / 100 + 0.001, b"o%015d" % number, 5])]
 
 
 def blocks(count: int = 6) -> list[bytes]:

@@ -109,7 +109,7 @@ def test_each_class_of_operators_writes_one_file_with_its_suffix(
     stats = operator.stats
     assert (columns.ended.received, columns.ended.sent) == (stats.received, stats.sent) == (3, stats.sent)
     assert dict(columns.ended.fates) == {fate.value: count for fate, count in stats.fates.items()} == {"used": 3}
-    assert len(columns.number) == 3
+    assert len(columns.examples) == 3
     log = replay.load(logs)
     ran_on = sorted(example_id for inputs in log.steps["input_ids"] for example_id in inputs)
     assert ran_on == sorted(log.examples["example_id"])
