@@ -290,7 +290,7 @@ def test_a_log_without_payloads_runs_no_task(tmp_path: Path) -> None:
         ({"task_ms": -1}, "task_ms"),
         ({"task_ms": "quick"}, "task_ms is 'quick'"),
         ({"task_ms": "measured"}, "task_ms='measured' need"),
-        ({"is_right": lambda output, arguments: True}, "give task="),
+        ({"is_right": bool}, "give task="),
         ({"gate_in": bytes}, "gate_in: gates are run with a task"),
         ({"operator": "other"}, "no run of 'other'.*op"),
         ({"task": "pass"}, "can be called"),
