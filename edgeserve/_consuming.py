@@ -129,7 +129,9 @@ class Consuming(Operator[T]):
             self._recovery = Recovery(self._notices, errors, self._has_paused, self._giving_up.give_up)
             if (tracing := step_tracing(self)) is not None:
                 self._tell(tracing)
-            self._sending = Sending(outputs, self._ledger, values.route, errors, self._giving_up, self._use_up, tracing)
+            self._sending = Sending(
+                outputs, self._ledger, values.route, errors, self._giving_up, self._use_up, self._unsent, tracing
+            )
             self._outboxes = self._sending.outboxes
             for each in outputs:
                 outbox = self._sending.open(each, connection, str(self._lease.address), self._release_all)
@@ -398,6 +400,11 @@ class Consuming(Operator[T]):
         self._ledger.settle(examples, Fate.USED)
         self._values.route.used(examples)
         self._release(examples)
+
+    def _unsent(self, outcome: Outcome) -> None:
+        """Tell that an output was not sent."""
+        if (observer := self._observer) is not None:
+            observer.withdrawn([outcome.output_id], None)
 
     def _has_paused(self, duration_ms: float) -> bool:
         """Wait. False if the operator is to stop meanwhile."""

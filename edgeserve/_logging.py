@@ -24,11 +24,15 @@ def logger(name: str | None = None) -> logging.Logger:
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Make one line of a message that quotes others, and of an exception; the traceback is for those who debug."""
+    """Make one line of a message that quotes others, and of an exception; the traceback is for those who debug.
+
+    What is quoted may be no Unicode, as the names of files, and no handler could write it.
+    """
     try:
-        text = record.getMessage()
+        said = record.getMessage()
     except Exception:  # noqa: BLE001 - the handler that formats it meets it again, and says it its way
         return True
+    text = said
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
         text = f"{text}: {type(error).__name__}: {error}"
@@ -36,9 +40,11 @@ def _in_one_line(record: logging.LogRecord) -> bool:
             where = traceback.extract_tb(record.exc_info[2])[-1:]
             text += "".join(f" ({frame.filename}:{frame.lineno} in {frame.name})" for frame in where)
             record.exc_info = None
-        record.msg, record.args = text, ()
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text.splitlines()) > 1:
-        record.msg, record.args = " ".join(text.split()), ()
+        text = " ".join(text.split())
+    if text != said:
+        record.msg, record.args = text, ()
     return True
 
 

@@ -13,7 +13,7 @@ from edgeserve._ports import Outputs
 from edgeserve._recovery import GivingUp
 from edgeserve._route import Route
 from edgeserve._tracing import Makes, StepTracing
-from edgeserve.errors import PayloadTooLarge
+from edgeserve.errors import EdgeServeError, PayloadTooLarge
 
 
 class Sending:
@@ -26,6 +26,7 @@ class Sending:
         errors: Whether an output that is too large is given up.
         giving_up: What does that.
         use_up: Settles what was used, and led to nothing that is sent.
+        unsent: Called with an output that could not be sent.
         tracing: What gives outputs the context of the trace that they are of; None where nothing is traced.
 
     Attributes:
@@ -40,6 +41,7 @@ class Sending:
         errors: ErrorPolicy,
         giving_up: GivingUp,
         use_up: Callable[[Sequence[Example]], None],
+        unsent: Callable[[Outcome], None],
         tracing: StepTracing | None,
     ) -> None:
         self.outboxes: list[Outbox[Sequence[Example]]] = []
@@ -49,6 +51,7 @@ class Sending:
         self._errors = errors
         self._giving_up = giving_up
         self._use_up = use_up
+        self._unsent = unsent
 
     def open(
         self,
@@ -112,9 +115,10 @@ class Sending:
         self._route.used(examples)
         try:
             self.outboxes[outcome.port].send(made, examples, more_follows=more_follows)
-        except PayloadTooLarge as error:
+        except EdgeServeError as error:
             self._route.unused(examples)
-            if not self._errors.covers(error):
+            self._unsent(outcome)
+            if not isinstance(error, PayloadTooLarge) or not self._errors.covers(error):
                 raise
             self._giving_up.give_up(examples, error)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -140,6 +141,7 @@ class DataSource(Operator[bytes]):
         self._store = store
         self._store_above_bytes = store_above_bytes
         self._ids: list[bytes] = []
+        self._unstored: deque[bytes] = deque()
         self._gate = gate
         self._event_time = event_time
         self._ledger = Ledger()
@@ -164,12 +166,12 @@ class DataSource(Operator[bytes]):
                     lease.connection.producer(topic, together=not self._outputs.may_pack),
                     str(lease.address),
                 )
-            self._outbox: Outbox[None] = Outbox(
+            self._outbox: Outbox[bytes] = Outbox(
                 producer,
                 address,
                 self._confirmed,
                 on_dropped=self._dropped if self._drops else None,
-                on_failed=self._failed if self._drops else None,
+                on_failed=self._failed,
                 packing=self._outputs.may_pack,
                 marks=self._outputs.marks,
                 limits=limits,
@@ -206,6 +208,7 @@ class DataSource(Operator[bytes]):
 
     def _step(self) -> bytes | End | None:
         if self._outbox.has_failed:
+            self._tell_unstored()
             self._outbox.raise_failure()
         self._is_in_stream = True
         try:
@@ -241,7 +244,7 @@ class DataSource(Operator[bytes]):
         if self._store is not None or self._sealing is not None:
             payload, is_url = self._travelling(payload, example_id, capture_ms, flow_id)
         example = self._made(example_id, payload, capture_ms, flow_id=flow_id, is_url=is_url)
-        self._outbox.send(example, None)
+        self._outbox.send(example, example_id)
         if (observer := self._observer) is not None:
             observer.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
         return payload
@@ -265,15 +268,28 @@ class DataSource(Operator[bytes]):
             self._ids = random_ids(os.urandom(_IDS_AT_ONCE * ID_SIZE))
         return self._ids.pop()
 
-    def _confirmed(self, tokens: Sequence[None]) -> None:
+    def _confirmed(self, ids: Sequence[bytes]) -> None:
         if self._drops:
-            self._ledger.settle_some(len(tokens), Fate.USED)
+            self._ledger.settle_some(len(ids), Fate.USED)
 
-    def _failed(self, tokens: Sequence[None]) -> None:
-        self._ledger.settle_some(len(tokens), Fate.FAILED)
+    def _failed(self, ids: Sequence[bytes]) -> None:
+        if self._drops:
+            self._ledger.settle_some(len(ids), Fate.FAILED)
+        self._unstored.extend(ids)  # the broker's thread is here; the one that steps tells of it
 
-    def _dropped(self, tokens: Sequence[None]) -> None:
-        self._ledger.settle_some(len(tokens), Fate.EVICTED)
+    def _dropped(self, ids: Sequence[bytes]) -> None:
+        self._ledger.settle_some(len(ids), Fate.EVICTED)
+        if ids and (observer := self._observer) is not None:
+            observer.withdrawn(ids, Fate.EVICTED)
+
+    def _tell_unstored(self) -> None:
+        ids = [self._unstored.popleft() for _ in range(len(self._unstored))]
+        if ids and (observer := self._observer) is not None:
+            observer.withdrawn(ids, Fate.FAILED)
+
+    def _tell_the_end(self) -> None:
+        self._tell_unstored()
+        super()._tell_the_end()
 
 
 class CodeSource(DataSource):

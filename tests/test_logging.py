@@ -83,6 +83,13 @@ def test_a_message_that_quotes_others_is_one_line(log: logging.Logger, caplog: p
     assert messages(caplog) == ["topic room: first second third"]
 
 
+def test_a_message_that_quotes_what_is_no_unicode_can_be_written(
+    log: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.warning("there is no %s", os.fsdecode(b"\xff.jpg"))
+    assert caplog.messages == ["there is no \\udcff.jpg"]
+
+
 def test_an_exception_is_one_line_with_its_place(log: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError("first\nsecond")

@@ -64,6 +64,12 @@ class Observer:
 
     # Of both.
 
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+        """Outputs that were told as made, or a source's examples as sent, were not stored after all.
+
+        `fate` is that of the source's examples; what outputs were made from has its own.
+        """
+
     def close(self, stats: Stats) -> None:
         """The operator was closed."""
 
@@ -113,6 +119,10 @@ class _Several(Observer):
     def asked(self, asked: Sequence[bytes], now: Now, decision: Decision) -> None:
         for each in self.observers:
             each.asked(asked, now, decision)
+
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+        for each in self.observers:
+            each.withdrawn(ids, fate)
 
     def sent(
         self, example_id: bytes, capture_ms: int, taken_ms: float, payload: bytes, flow_id: bytes, *, is_url: bool

@@ -38,6 +38,7 @@ from edgeserve._log.records import (
     SETTLED,
     SUFFIXES,
     UNSENT,
+    WITHDRAWN,
     Head,
     Sent,
     Served,
@@ -317,6 +318,10 @@ class StepLog(Observer):
             )
         )
 
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+        """Outputs were not stored after all."""
+        self._add(_withdrawn(ids, fate, self.steady_ms()))
+
     def began_anew(self) -> None:
         """Others had the subscription meanwhile."""
         self._add((ANEW, self.steady_ms()))
@@ -372,9 +377,17 @@ class SourceLog(Observer):
         self._count = number + 1
         self._add((UNSENT, number, fate.value, self.steady_ms()))
 
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+        """Examples were not stored after all."""
+        self._add(_withdrawn(ids, fate, self.steady_ms()))
+
     def close(self, stats: Stats) -> None:
         """The source was closed."""
         self._records.close(_ended(self.steady_ms(), stats))
+
+
+def _withdrawn(ids: Sequence[bytes], fate: Fate | None, now_ms: float) -> tuple[Any, ...]:
+    return (WITHDRAWN, list(ids), fate.value if fate is not None else "", now_ms)
 
 
 def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:

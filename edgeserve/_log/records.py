@@ -269,6 +269,22 @@ class Unsent(NamedTuple):
     steady_ms: float
 
 
+class Withdrawn(NamedTuple):
+    """What other records say was sent, and what was not stored after all.
+
+    Attributes:
+        kind: `WITHDRAWN`.
+        ids: The ids of outputs, or of a source's examples.
+        fate: What became of a source's examples; "" for outputs, whose inputs have fates of their own.
+        steady_ms: When that was noted.
+    """
+
+    kind: int
+    ids: Sequence[bytes]
+    fate: str
+    steady_ms: float
+
+
 class Lost(NamedTuple):
     """So many records are missing here: the disk could not keep up, or had an error."""
 
@@ -300,6 +316,7 @@ KINDS: Sequence[type[Any]] = (
     SentMany,
     SentMore,
     Unsent,
+    Withdrawn,
     Lost,
     Ended,
 )
@@ -318,6 +335,7 @@ KINDS: Sequence[type[Any]] = (
     SENT,
     SENT_MORE,
     UNSENT,
+    WITHDRAWN,
     LOST,
     ENDED,
 ) = range(len(KINDS))
@@ -371,6 +389,7 @@ Record = (
     | SentMany
     | SentMore
     | Unsent
+    | Withdrawn
     | Lost
     | Ended
 )

@@ -33,8 +33,9 @@ from edgeserve._log.records import (
     ServedMany,
     Settled,
     Unsent,
+    Withdrawn,
 )
-from edgeserve.replay._rows import PACED, RAN, WAITED, Examples, Predictions, Sendings, Steps
+from edgeserve.replay._rows import PACED, RAN, WAITED, Examples, Ids, NotSent, Predictions, Sendings, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +103,7 @@ class Columns:
         steps: What was decided and run.
         predictions: What came of that.
         sent: What a source sent; what it says beyond that, by the item's number, is in `sent_more`.
-        unsent: What a source did not send: the item's number, its fate and when.
+        unsent: What a source did not send.
         lost: How many records are missing.
         ended: What the operator's `stats` said when it was closed; None if it was not.
     """
@@ -115,15 +116,15 @@ class Columns:
         self.predictions = Predictions()
         self.sent = Sendings()
         self.sent_more: dict[int, SentMore] = {}
-        self.unsent: list[tuple[int, str, float]] = []
+        self.unsent: list[NotSent] = []
         self.lost = 0
         self.ended: Ended | None = None
         self._job: Sequence[Sequence[int]] | None = None
-        # Fates that were settled, and uses: the number of the example, the fate, and when.
+        # Fates that were settled: the number of the example, the fate, and when.
         self._settled = (array("q"), array("b"), array("d"))
-        self._used = (array("q"), array("d"))
         self._given_back = array("q")
-        self._given_up = array("q")
+        # What did not leave after all, by its id: what became of it, and when.
+        self._withdrawn: dict[bytes, tuple[str, float]] = {}
         # How many examples had come when the operator began anew, and when that was.
         self._anew: list[tuple[int, float]] = []
         wall = Wall()
@@ -167,8 +168,6 @@ class Columns:
         finishes_ms = (1000 * np.array(finishes, dtype=np.float64) + offset_ms).tobytes()
         self.steps.served(numbers, starts_ms, finishes_ms, [bool(output_id) for output_id in ids])
         self.predictions.served(numbers, ids, sizes, starts_ms, finishes_ms)
-        self._used[0].extend(numbers)
-        self._used[1].frombytes(finishes_ms)
 
     def _take_sent(self, each: SentMany, offset_ms: float) -> None:
         np, width, into = self._np, len(Sent._fields), self.sent
@@ -218,8 +217,6 @@ class Columns:
         self.steps.ran(inputs, start_ms, each.fetch_ms, finish_ms, sent, each.error)
         for output in outputs:
             made_of = inputs if output.numbers is None else output.numbers
-            self._used[0].extend(made_of)
-            self._used[1].extend([finish_ms] * len(made_of))
             self.predictions.add(made_of, output.id, output.size, start_ms, finish_ms, is_satisfied=output.is_satisfied)
 
     def _inputs_of(self, each: Ran) -> Sequence[int]:
@@ -236,7 +233,6 @@ class Columns:
         self._anew.append((len(self.examples), each.steady_ms + offset_ms))
 
     def _take_given_up(self, each: GivenUp, offset_ms: float) -> None:
-        self._given_up.extend(each.numbers)
         for number in each.numbers:
             self._settle(number, each.fate, each.steady_ms + offset_ms)
 
@@ -247,7 +243,10 @@ class Columns:
         self.sent_more[each.number] = each._replace(payload=None)
 
     def _take_unsent(self, each: Unsent, offset_ms: float) -> None:
-        self.unsent.append((each.number, each.fate, each.steady_ms + offset_ms))
+        self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms))
+
+    def _take_withdrawn(self, each: Withdrawn, offset_ms: float) -> None:
+        self._withdrawn.update(dict.fromkeys(each.ids, (each.fate, each.steady_ms + offset_ms)))
 
     def _take_lost(self, each: Lost, offset_ms: float) -> None:
         self.lost += each.records
@@ -266,15 +265,38 @@ class Columns:
         self._message = np.repeat(np.arange(len(counts)), counts)
         self.received_ms = self.of_message(into.received_ms)
         self.capture_ms: NDArray[Any] = np.frombuffer(into.capture_ms, dtype=np.int64)
-        self._close_fates()
+        self._close_sendings()
+        self._close_fates(self._take_back(self.predictions.ids))
 
     def of_message(self, values: array[float] | array[int]) -> NDArray[Any]:
         """The value of its message for each example."""
         of_each: NDArray[Any] = self._np.array(values)[self._message]
         return of_each
 
-    def _close_fates(self) -> None:
-        """Give each example its fate: a use, the first one, before all others, unless it came to nothing."""
+    def _close_sendings(self) -> None:
+        """Tell what a source handed over, and was not stored, from what it sent."""
+        sent = self.sent
+        for row in self._take_back(sent.ids).tolist():
+            example_id = sent.ids.at(row)
+            fate, at_ms = self._withdrawn[example_id]
+            self.unsent.append(NotSent(fate, at_ms, example_id, sent.capture_ms[row]))
+
+    def _take_back(self, ids: Ids) -> NDArray[np.int64]:
+        """Note that nothing has these ids which did not leave after all; where they were."""
+        np = self._np
+        if not self._withdrawn:
+            return np.zeros(0, dtype=np.int64)  # type: ignore[no-any-return] # of a module as Any
+        withdrawn = np.frombuffer(b"".join(self._withdrawn), dtype=f"V{ID_SIZE}")
+        rows = np.flatnonzero(np.isin(np.frombuffer(ids.bytes, dtype=f"V{ID_SIZE}"), withdrawn))
+        for row in rows.tolist():
+            ids.known[row] = 0
+        return rows  # type: ignore[no-any-return] # of a module as Any
+
+    def _close_fates(self, unsent: NDArray[np.int64]) -> None:
+        """Give each example its fate: a use, the first one, before all others.
+
+        What was made of it counts as one, unless it could not be sent: these predictions are `unsent`.
+        """
         np, total = self._np, len(self.examples)
         self.fate = np.full(total, HELD, dtype=np.int8)
         self.fate_ms = np.full(total, np.nan)
@@ -285,12 +307,13 @@ class Columns:
         known = rows >= 0
         self.fate[rows[known][::-1]] = codes[known][::-1]
         self.fate_ms[rows[known][::-1]] = at_ms[known][::-1]
-        used, used_ms = np.array(self._used[0], dtype=np.int64), np.array(self._used[1])
-        if self._given_up:
-            self._take_back_unsent()
-            is_used = ~np.isin(used, np.array(self._given_up))
-            used, used_ms = used[is_used], used_ms[is_used]
-        rows = self.rows(used)
+        made = self.predictions
+        rows = self.rows(np.array(made.inputs.items, dtype=np.int64))
+        counts = np.array(made.inputs.counts, dtype=np.int64)
+        used_ms = np.repeat(np.array(made.finish_ms), counts)
+        if len(unsent):
+            is_used = ~np.isin(np.repeat(np.arange(len(counts)), counts), unsent)
+            rows, used_ms = rows[is_used], used_ms[is_used]
         known = rows >= 0
         np.add.at(self.uses, rows[known], 1)
         self.fate[rows[known]] = _USED
@@ -300,13 +323,6 @@ class Columns:
         for count, ms in self._anew:
             forgotten = np.flatnonzero(self.fate[:count] == HELD)
             self.fate[forgotten], self.fate_ms[forgotten] = _SUPERSEDED, ms
-
-    def _take_back_unsent(self) -> None:
-        """Take back the ids of what was made of inputs that were then given up: it was too large to be sent."""
-        np, made = self._np, self.predictions
-        of_each = np.repeat(np.arange(len(made.size)), np.array(made.inputs.counts))
-        for row in of_each[np.isin(np.array(made.inputs.items), np.array(self._given_up))]:
-            made.ids.known[row] = 0
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the examples of these numbers are; -1 where they are not, as their record was lost."""
@@ -336,6 +352,7 @@ _HANDLERS: dict[type[Any], Any] = {
     SentMany: Columns._take_sent,
     SentMore: Columns._take_sent_more,
     Unsent: Columns._take_unsent,
+    Withdrawn: Columns._take_withdrawn,
     Lost: Columns._take_lost,
     Ended: Columns._take_ended,
 }

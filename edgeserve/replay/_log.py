@@ -59,7 +59,8 @@ class ReplayLog:
     """What was joined with what, when, how late, and what was dropped, over all operators of a run.
 
     All times are ms since the epoch (floats, where they are finer than ms), durations in ms; ids are text, 32
-    hexadecimal digits. The tables are DataFrames, backed by Arrow.
+    hexadecimal digits. The tables are DataFrames, backed by Arrow; `operator` is the operator that a row is of, `run`
+    the place of its run in `runs`.
 
     Attributes:
         examples: A row for each example that an operator received. `received_ms` is when the broker's client handed it

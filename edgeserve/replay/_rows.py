@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.step import Fate
@@ -60,6 +61,22 @@ class Ids:
         else:
             self.bytes += b"".join([each or _NO_ID for each in ids])
             self.known.extend([bool(each) for each in ids])
+
+    def at(self, row: int) -> bytes:
+        """That of a row."""
+        return bytes(self.bytes[row * ID_SIZE : (row + 1) * ID_SIZE])
+
+
+class NotSent(NamedTuple):
+    """What a source did not send: the fate of an item, and when that was settled.
+
+    What was handed over before that has an id, and was captured at a time.
+    """
+
+    fate: str
+    at_ms: float
+    id: bytes | None = None
+    capture_ms: int | None = None
 
 
 class Steps:

@@ -43,7 +43,7 @@ def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
     Raises:
         MissingExtra: pandas or pyarrow is not installed.
     """
-    maker = _Maker(clocks)
+    maker = _Maker(clocks, [run.head.run for run in runs])
     examples, sent, unsent, steps, made, uses = [], [], [], [], [], []
     while runs:
         run = runs.pop(0)
@@ -67,33 +67,34 @@ BACK = "given back"
 """What stands for the fate of what was delivered again, to this operator or another one."""
 
 _EXAMPLES = [
-    "operator", "example_id", "source", "flow_id", "topic", "capture_ms", "publish_ms", "received_ms", "settled_ms",
-    "fate", "uses", "size_bytes", "is_url",
+    "operator", "run", "example_id", "source", "flow_id", "topic", "capture_ms", "publish_ms", "received_ms",
+    "settled_ms", "fate", "uses", "size_bytes", "is_url",
 ]  # fmt: skip
 _SENT = [
-    "operator", "example_id", "flow_id", "topic", "capture_ms", "taken_ms", "handed_ms", "size_bytes", "is_url",
+    "operator", "run", "example_id", "flow_id", "topic", "capture_ms", "taken_ms", "handed_ms", "size_bytes", "is_url",
     "clock_shift_ms",
 ]  # fmt: skip
 _STEPS = [
-    "operator", "at_ms", "trigger_id", "outcome", "input_ids", "started_ms", "fetch_ms", "compute_ms", "finished_ms",
-    "outputs", "error",
+    "operator", "run", "at_ms", "trigger_id", "outcome", "input_ids", "started_ms", "fetch_ms", "compute_ms",
+    "finished_ms", "outputs", "error",
 ]  # fmt: skip
 _PREDICTIONS = [
-    "operator", "output_id", "input_ids", "flow_id", "is_satisfied", "capture_ms", "oldest_capture_ms", "spread_ms",
-    "received_ms", "started_ms", "finished_ms", "size_bytes", "last_input_id",
+    "operator", "run", "output_id", "input_ids", "flow_id", "is_satisfied", "capture_ms", "oldest_capture_ms",
+    "spread_ms", "received_ms", "started_ms", "finished_ms", "size_bytes", "last_input_id",
 ]  # fmt: skip
-_USES = ["operator", "last_input_id", "received_ms", "started_ms"]
-_DROPS = ["operator", "example_id", "source", "flow_id", "fate", "capture_ms", "received_ms", "settled_ms"]
+_USES = ["operator", "run", "last_input_id", "received_ms", "started_ms"]
+_DROPS = ["operator", "run", "example_id", "source", "flow_id", "fate", "capture_ms", "received_ms", "settled_ms"]
 
 
 class _Maker:
     """Makes the tables of single runs, as Arrow tables."""
 
-    def __init__(self, clocks: Clocks) -> None:
+    def __init__(self, clocks: Clocks, names: Sequence[str]) -> None:
         self._np = require("numpy", "replay", PURPOSE)
         self._pa = require("pyarrow", "replay", PURPOSE)
         self._pd = require("pandas", "replay", PURPOSE)
         self._clocks = clocks
+        self._places = {name: place for place, name in enumerate(names)}
 
     def together(self, tables: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
         """The rows of all of them."""
@@ -132,7 +133,7 @@ class _Maker:
         more = [run.sent_more.get(number) for number in each.number] if run.sent_more else []
         flows = [one.flow_id if one is not None else b"" for one in more]
         is_url = np.array([one is not None and one.is_url for one in more] or np.zeros(count), dtype=bool)
-        return self._table(
+        table = self._table(
             run,
             count,
             example_id=self._ids(bytes(each.ids.bytes)),
@@ -145,21 +146,23 @@ class _Maker:
             is_url=is_url,
             clock_shift_ms=np.full(count, shift_ms),
         )
+        is_sent = np.array(each.ids.known, dtype=bool)
+        return table if is_sent.all() else table.filter(self._pa.array(is_sent))
 
     def unsent(self, run: Columns) -> Any:
-        """What a source did not send, as drops: it has no id yet, and no time but that of the drop."""
+        """What a source did not send, as drops: most has no id yet, and no time but that of the drop."""
         pa, count = self._pa, len(run.unsent)
         shift_ms = self._clocks.shift_ms(run.head.host)
         return self._table(
             run,
             count,
-            example_id=pa.nulls(count, pa.large_string()),
+            example_id=pa.array([each.id and each.id.hex() for each in run.unsent], pa.large_string()),
             source=pa.array([run.head.operator] * count, pa.string()),
             flow_id=pa.nulls(count, pa.string()),
-            fate=pa.array([fate for _, fate, _ in run.unsent], pa.string()),
-            capture_ms=pa.nulls(count, pa.int64()),
+            fate=pa.array([each.fate for each in run.unsent], pa.string()),
+            capture_ms=pa.array([each.capture_ms for each in run.unsent], pa.int64()),
             received_ms=pa.nulls(count, pa.float64()),
-            settled_ms=pa.array([at_ms + shift_ms for _, _, at_ms in run.unsent], pa.float64()),
+            settled_ms=pa.array([each.at_ms + shift_ms for each in run.unsent], pa.float64()),
         )
 
     def dropped(self, examples: pd.DataFrame, unsent: pd.DataFrame) -> pd.DataFrame:
@@ -239,7 +242,8 @@ class _Maker:
 
     def _table(self, run: Columns, count: int, **columns: Any) -> Any:
         operator = self._words(self._np.zeros(count, dtype=self._np.int8), [run.head.operator])
-        return self._pa.table({"operator": operator, **columns})
+        place = self._np.full(count, self._places[run.head.run], dtype=self._np.int16)
+        return self._pa.table({"operator": operator, "run": place, **columns})
 
     def _known(self, values: NDArray[np.float64]) -> Any:
         return self._pa.array(values, mask=self._np.isnan(values))

@@ -40,18 +40,25 @@ def executed(folder: Path) -> NotebookNode:
     notebook = read()
     # Of no folder, so that the kernel is this interpreter, and not what somebody installed as "python3".
     kernels = KernelSpecManager(kernel_dirs=[])
-    client = NotebookClient(
-        notebook,
-        km=AsyncKernelManager(
-            kernel_name="python3", kernel_spec_manager=kernels, connection_file=str(folder / "kernel.json")
-        ),
-        timeout=_CELL_TIMEOUT_S,
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-    )
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     environment |= {"EDGESERVE_HOME": str(folder / "home"), "IPYTHONDIR": str(folder / "ipython")}
-    client.execute(env=environment, cleanup_kc=True)  # or the kernel would live on, as its manager is ours
+    # Sockets that nobody else on the machine can reach, in a folder of their own, as their paths must be short.
+    with tempfile.TemporaryDirectory() as sockets:
+        kernel = AsyncKernelManager(
+            kernel_name="python3",
+            kernel_spec_manager=kernels,
+            connection_file=str(Path(sockets, "kernel.json")),
+            transport="ipc",
+            ip=str(Path(sockets, "kernel")),
+        )
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            timeout=_CELL_TIMEOUT_S,
+            record_timing=False,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute(env=environment, cleanup_kc=True)  # or the kernel would live on, as its manager is ours
     # What is left out says which machine it was.
     notebook.metadata = NotebookNode({"kernelspec": _KERNEL, "language_info": {"name": "python"}})
     return notebook

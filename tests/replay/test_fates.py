@@ -15,12 +15,20 @@ from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Materialize
 from edgeserve._broker import connections
 from edgeserve._core.packs import pack
 from edgeserve._operator import Operator
+from edgeserve.errors import DeliveryError, PayloadTooLarge
 from edgeserve.replay._columns import Columns
 from edgeserve.testing import memory_broker
 from tests.manual_broker import ManualBroker
 from tests.operators.conftest import CAPTURE_MS, CODEC, Wire
 from tests.operators.flows import Flows
 from tests.replay.recorded import RestlessClock, only_run, random_batches, random_compute, random_flows
+
+
+@pytest.fixture
+def manual(monkeypatch: pytest.MonkeyPatch) -> ManualBroker:
+    broker = ManualBroker()
+    monkeypatch.setattr(connections, "connect", lambda address: broker)
+    return broker
 
 
 def counted(operator: Operator[Any]) -> Counter[str]:
@@ -176,8 +184,39 @@ def test_of_a_source(broker: str, wire: Wire, logs: Path) -> None:
         for _ in source:
             pass
     columns = Columns(only_run(logs, "src"))
-    assert (len(columns.sent.number), [fate for _, fate, _ in columns.unsent]) == (2, ["gated", "gated"])
+    assert (len(columns.sent.number), [each.fate for each in columns.unsent]) == (2, ["gated", "gated"])
     assert ended(logs, "src") == counted(source) == {"used": 2, "gated": 2}
+
+
+def test_of_what_a_source_drops_to_make_room(manual: ManualBroker, logs: Path) -> None:
+    options: dict[str, Any] = {"overflow": "drop_oldest", "max_unconfirmed": 10, "log_path": logs}
+    source = DataSource((b"%d" % number for number in range(20)), memory_broker(), "s", **options)
+    for _ in source:
+        pass
+    manual.confirm(DeliveryError("refused", "test://"))
+    while manual.unconfirmed:
+        manual.confirm()
+    with pytest.raises(DeliveryError, match="refused"):
+        source.close()
+    assert ended(logs, "s") == counted(source) == {"used": 9, "evicted": 10, "failed": 1}
+    log = replay.load(logs)
+    assert len(log.sent) == 9
+    assert Counter(log.drops["fate"]) == {"evicted": 10, "failed": 1}
+    assert log.drops["age_ms"].notna().all()
+    assert set(log.drops["example_id"]).isdisjoint(log.sent["example_id"])
+
+
+def test_of_what_is_refused(manual: ManualBroker, logs: Path) -> None:
+    source = DataSource([b"1", b"2"], memory_broker(), "s", log_path=logs)
+    next(source)
+    next(source)
+    manual.confirm()
+    manual.confirm(DeliveryError("refused", "test://"))
+    with pytest.raises(DeliveryError, match="refused"):
+        next(source)
+    source.close()
+    log = replay.load(logs)
+    assert (len(log.sent), log.drops["fate"].tolist()) == (1, ["failed"])
 
 
 def test_of_what_is_too_large_to_be_sent(broker: str, wire: Wire, logs: Path) -> None:
@@ -189,6 +228,33 @@ def test_of_what_is_too_large_to_be_sent(broker: str, wire: Wire, logs: Path) ->
         wire.send("only", payload)
     assert [next(compute) for _ in range(3)] == [b"1", None, b"2"]
     assert_agreed(compute, logs, {"used": 2, "failed": 1})
+
+
+def large(left: bytes, right: bytes) -> bytes:
+    return bytes(6_000_000) if right == b"large" else left + right
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_of_what_met_something_that_was_too_large_to_be_sent(
+    broker: str, wire: Wire, logs: Path, on_error: Any
+) -> None:
+    compute = Compute(
+        large, broker, topic_in=wire.src, topic_out=wire.dst, join="latest", log_path=logs, on_error=on_error,
+        idle_timeout_ms=300,
+    )  # fmt: skip
+    for at_ms, (source, payload) in enumerate([("left", b"l"), ("right", b"1"), ("right", b"large"), ("right", b"2")]):
+        wire.send(source, payload, at_ms=at_ms)
+    made = []
+    while not made or made[-1] != b"l2":
+        try:
+            made.append(next(compute))
+        except PayloadTooLarge:
+            made.append(b"too large")
+    assert [each for each in made if each is not None] == [b"l1", *[b"too large"] * (on_error == "raise"), b"l2"]
+    assert_agreed(compute, logs, {"used": 3, "failed" if on_error == "skip" else "held": 1})
+    log = replay.load(logs)
+    assert len(log.predictions) == 2
+    assert log.examples.set_index("source").loc["left", "uses"] == 2
 
 
 # Flows and batches
@@ -270,9 +336,7 @@ def test_of_a_batch_with_poison_in_it(broker: str, wire: Wire, logs: Path, on_er
     assert made == [*([] if on_error == "raise" else [[ids[0], *ids[2:4]]]), ids[4:]]
 
 
-def test_of_what_is_left_when_others_had_the_subscription(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manual = ManualBroker()
-    monkeypatch.setattr(connections, "connect", lambda address: manual)
+def test_of_what_is_left_when_others_had_the_subscription(logs: Path, manual: ManualBroker) -> None:
     compute = Compute(lambda left, right: left + right, memory_broker(), no_overlap=True, log_path=logs)
     manual.arrive("l1", "left", b"l", at_ms=1)
     assert next(compute) is None
