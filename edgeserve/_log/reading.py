@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,22 +51,38 @@ class LogFile:
         torn_bytes: How many bytes at its end are no whole block, once it was read to its end: those that were being
             written when the process or the machine died.
 
+        is_gone: Whether it was removed before it was read: a run that goes on does that to its oldest (`max_bytes`).
+
     Raises:
+        FileNotFoundError: There is none.
         UsageError: It is no log, or of a version that this one does not know.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn_bytes = 0
-        try:
-            with path.open("rb") as file:
-                self.head = _head_of(next(_unpacked(file)[1], None), path)
-        except OSError as error:
-            raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+        self.is_gone = False
+        self._was_read = False
+        with _opened(path) as file, _said(path):
+            self.head = _head_of(next(_unpacked(file)[1], None), path)
 
     def blocks(self) -> Iterator[Block]:
-        """Its records, in order. Ends where a block is torn, or is not what was written."""
-        with self.path.open("rb") as file:
+        """Its records, in order. Ends where a block is torn, or is not what was written. None if it is gone.
+
+        Raises:
+            UsageError: It can't be read, or was read before and is gone now: it does not say again what it said.
+        """
+        try:
+            opened = _opened(self.path)
+        except FileNotFoundError as error:
+            if self._was_read:
+                raise UsageError(
+                    f"{self.path} was removed since it was read (max_bytes): load the log again, or a copy of it"
+                ) from error
+            self.is_gone = True
+            return
+        self._was_read = True
+        with opened as file, _said(self.path):
             unpacker, values = _unpacked(file)
             next(values)
             whole_bytes = unpacker.tell()
@@ -76,6 +93,28 @@ class LogFile:
                 yield block
                 whole_bytes = unpacker.tell()
             self.torn_bytes = os.fstat(file.fileno()).st_size - whole_bytes
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file, to be read.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UsageError: It can't be read.
+    """
+    with _said(path):
+        return path.open("rb")
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Say which file it is that can't be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _unpacked(file: BinaryIO) -> tuple[Any, Iterator[Any]]:
@@ -144,7 +183,7 @@ class LoggedRun:
     @property
     def is_from_start(self) -> bool:
         """Whether its first file is there, and all that follow it up to the last."""
-        return [file.head.part for file in self.files] == list(range(1, len(self.files) + 1))
+        return [file.head.part for file in self.files if not file.is_gone] == list(range(1, len(self.files) + 1))
 
     def blocks(self) -> Iterator[Block]:
         """Its records, in order."""
@@ -166,7 +205,10 @@ def find_runs(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
     paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(each) for each in path]
     found: dict[str, dict[int, LogFile]] = {}
     for file_path in sorted({file.resolve() for each in paths for file in _log_files(each)}):
-        file = LogFile(file_path)
+        try:
+            file = LogFile(file_path)
+        except FileNotFoundError:
+            continue  # a run that is going on has removed it
         found.setdefault(file.head.run, {}).setdefault(file.head.part, file)  # a copy says the same
     if not found:
         raise UsageError(
@@ -189,15 +231,16 @@ def _log_files(path: Path) -> list[Path]:
 def _is_log(path: Path) -> bool:
     """Whether a file in a folder is one of ours: other programs have files that end with `.log`, too."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file, _said(path):
             return FORMAT.encode() in file.read(64)
     except FileNotFoundError:
         return False  # a run that is going on has removed it
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _has_head(path: Path) -> bool:
     """Whether it is whole as far as its head: the process may have died as it began the file."""
-    with path.open("rb") as file:
-        return next(_unpacked(file)[1], None) is not None
+    try:
+        with _opened(path) as file, _said(path):
+            return next(_unpacked(file)[1], None) is not None
+    except FileNotFoundError:
+        return False

@@ -14,6 +14,7 @@ import msgpack
 import pytest
 
 from edgeserve import Compute, DataSource, UsageError, replay
+from edgeserve._log import reading
 from edgeserve._log.folder import LogFolder
 from edgeserve._log.reading import LogFile, find_runs
 from edgeserve._log.records import SCHEMA, Head
@@ -190,6 +191,41 @@ def test_without_one_of_its_parts_a_run_is_read_and_not_run_again(parts: Sequenc
     assert (len(log.examples), len(log.predictions)) == (12, 12)
     with pytest.raises(UsageError, match="misses a part"):
         replay.run(log)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_part_that_is_removed_before_it_is_read_is_missing(parts: Sequence[Path], missing: int) -> None:
+    (run,) = find_runs(parts[0].parent)
+    parts[missing].unlink()
+    assert run.is_from_start
+    log = replay.ReplayLog([run])
+    assert len(log.examples) == 12
+    assert not run.is_from_start
+    with pytest.raises(UsageError, match="misses a part"):
+        replay.run(log)
+
+
+def test_a_part_that_is_removed_once_it_was_read_is_missed_by_name(parts: Sequence[Path]) -> None:
+    log = replay.load(parts[0].parent)
+    parts[1].unlink()
+    with pytest.raises(UsageError, match=f"{parts[1].name} was removed since it was read"):
+        replay.run(log)
+
+
+@pytest.mark.parametrize("step", ["_is_log", "_has_head", "LogFile"])
+def test_a_part_that_is_removed_as_it_is_found_is_not_there(
+    parts: Sequence[Path], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    look = getattr(reading, step)
+
+    def removed(path: Path) -> Any:
+        if path.name == parts[0].name:
+            path.unlink(missing_ok=True)
+        return look(path)
+
+    monkeypatch.setattr(reading, step, removed)
+    (run,) = find_runs(parts[0].parent)
+    assert [file.head.part for file in run.files] == [2, 3]
 
 
 def test_a_run_with_a_damaged_part_is_not_run_again_past_it(parts: Sequence[Path]) -> None:
