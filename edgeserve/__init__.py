@@ -12,6 +12,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from edgeserve._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from edgeserve._core.ledger import Stats as Stats
     from edgeserve._core.step import Fate as Fate
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from edgeserve.window import Window as Window
     from edgeserve.worker import ScriptResult as ScriptResult
     from edgeserve.worker import Worker as Worker
-
-__version__ = "0.1.0"
 
 # The same names as above, by the module that each comes from.
 _NAMES = {

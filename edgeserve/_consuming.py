@@ -26,7 +26,8 @@ from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
-from edgeserve._log.recording import LogTarget, StepLog, open_log
+from edgeserve._log.opening import open_log
+from edgeserve._log.recording import LogTarget, StepLog
 from edgeserve._logging import logger
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from edgeserve._core.clock import Clock
 from edgeserve._core.histogram import Histogram
+from edgeserve._core.kinds import kinds_of
 from edgeserve._core.ledger import FetchStats, Stats
 from edgeserve._core.meter import Meter
 from edgeserve._core.observing import Observer
@@ -211,4 +212,4 @@ def key_of(operator: Any, name: str, topics_in: Sequence[str], topics_out: Seque
 
 def kind_of(operator: Any) -> str:
     """An operator's class; of a class of the user's, that which it is made of."""
-    return next(each.__name__ for each in type(operator).__mro__ if each.__module__.startswith("edgeserve."))
+    return kinds_of(operator)[0]

@@ -24,7 +24,8 @@ from edgeserve._core.step import Fate
 from edgeserve._flow_ids import FlowId, check_fits, checked_header_size, id_of_flow
 from edgeserve._interrupts import interruptibly
 from edgeserve._log.folder import LogPath
-from edgeserve._log.recording import LogTarget, SourceLog, open_log
+from edgeserve._log.opening import open_log
+from edgeserve._log.recording import LogTarget, SourceLog
 from edgeserve._operator import End, Life, Operator
 from edgeserve._payload import Gate, gated_out
 from edgeserve._ports import Outputs

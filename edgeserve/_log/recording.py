@@ -6,13 +6,8 @@ the thread that writes and to whoever reads.
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgeserve._core.asking import Ask
@@ -20,9 +15,8 @@ from edgeserve._core.clock import Clock, Now, steady_ms_of, steady_s_of
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.ledger import Stats
 from edgeserve._core.observing import Observer
-from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
-from edgeserve._log.folder import LogFiles, LogFolder, LogPath, stem_of
+from edgeserve._log.folder import LogPath
 from edgeserve._log.records import (
     ANEW,
     ARRIVED,
@@ -36,15 +30,12 @@ from edgeserve._log.records import (
     SENT_MORE,
     SERVED,
     SETTLED,
-    SUFFIXES,
     UNSENT,
     WITHDRAWN,
-    Head,
     Sent,
     Served,
 )
-from edgeserve._log.writer import MOST_FIELDS, LogWriter
-from edgeserve.errors import UsageError
+from edgeserve._log.writer import MOST_FIELDS
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -79,62 +70,6 @@ class LogTarget:
     path: LogPath = None
     filename: str | None = None
     verbose: bool = False
-
-
-class Named(Protocol):
-    """An operator, as far as a log's head goes."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-
-def open_log(
-    target: LogTarget,
-    operator: Named,
-    clock: Clock,
-    topics_in: Sequence[str] = (),
-    topics_out: Sequence[str] = (),
-    plan: Plan | None = None,
-) -> LogWriter | None:
-    """What writes the log of a run that begins now, if there is to be one; a source has no plan.
-
-    Raises:
-        UsageError: The arguments are wrong, or no log can be written there.
-    """
-    if target.path is None:
-        return None
-    head = Head(
-        run=uuid.uuid4().hex,
-        part=1,
-        operator=operator.name,
-        operator_class=next(each.__name__ for each in type(operator).__mro__ if each.__name__ in SUFFIXES),
-        topics_in=topics_in,
-        topics_out=topics_out,
-        plan_kind=plan.kind if plan is not None else "",
-        plan=_fields_of(plan) if plan is not None else {},
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started_ms=clock.now().wall_ms,
-        has_payloads=target.verbose,
-        version=version("edgeserve"),
-    )
-    folder = target.path if isinstance(target.path, LogFolder) else LogFolder(target.path)
-    stem = target.filename
-    if stem is None:
-        started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
-        stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
-    try:
-        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
-    except OSError as error:
-        raise UsageError(f"log_path: no log can be written to {folder.path}: {error.strerror or error}") from error
-
-
-def _fields_of(plan: Any) -> dict[str, Any]:
-    fields = asdict(plan)
-    if "parameters" in fields:
-        fields["parameters"] = dict(plan.parameters)
-    return fields
 
 
 class StepLog(Observer):

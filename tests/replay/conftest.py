@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeserve.testing import end_memory_broker, memory_broker
 from tests.operators.conftest import crew, wire
 from tests.operators.flows import Flows
 
-__all__ = ["crew", "flows", "logs", "wire"]
+__all__ = ["crew", "flows", "logs", "memory", "wire"]
 
 
 @pytest.fixture
@@ -24,3 +25,11 @@ def flows(broker: str, wire: object, topic: str) -> Iterator[Flows]:
     flows = Flows(broker, wire, topic)  # type: ignore[arg-type]
     yield flows
     flows.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """The address of a broker in this process."""
+    broker = memory_broker()
+    yield broker
+    end_memory_broker(broker)
