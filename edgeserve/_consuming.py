@@ -148,7 +148,8 @@ class Consuming(Operator[T]):
         return len(self._arrivals) + self._inbox.unopened
 
     def _open_log(self, target: LogTarget, topics_out: Sequence[str]) -> None:
-        writer = open_log(target, self, self._clock, self._inputs.topics, topics_out, self._plan)
+        topics_in = self._inputs.topics
+        writer = open_log(target, self, self._clock, topics_in, topics_out, self._plan, left_ms=self._left_to_close_ms)
         if writer is not None:
             slot_of = (lambda flow_id: self._inbox.slot(message_key(flow_id))) if self._inbox.must_ask else None
             at_once = self._join.serves_at_once is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from edgeserve._core.reasons import reason_of
 from edgeserve._core.step import Example
 from edgeserve._logging import Seldom, logger
 
@@ -81,7 +82,7 @@ class Notices:
     def failed_batch(self, names: Sequence[str], error: Exception) -> str:
         """Say which flows were in a batch that raised, and return that."""
         what = f"in a batch of {len(names)} of operator {self._name!r}: {_listed(names)}"
-        self._failed_batches.say("%s: %s: %s", what, type(error).__name__, error)
+        self._failed_batches.say("%s: %s", what, reason_of(error))
         return what
 
     def close(self) -> None:

@@ -265,9 +265,12 @@ class Operator(ABC, Generic[T]):
 
     def _close_flushed(self, part: Flushed) -> None:
         """Flush within what is left of the time for closing."""
+        part.close(self._left_to_close_ms())
+
+    def _left_to_close_ms(self) -> int:
         if self._close_until_ms is None:
             self._close_until_ms = steady_ms() + self._life.close_timeout_ms
-        part.close(max(_SLICE_MS, int(self._close_until_ms - steady_ms())))
+        return max(_SLICE_MS, int(self._close_until_ms - steady_ms()))
 
     def _tell(self, observer: Observer) -> None:
         self._observer = with_observer(self._observer, observer)

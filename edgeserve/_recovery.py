@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeserve._broker.dead_letters import DeadLetters
 from edgeserve._core.ledger import Ledger
+from edgeserve._core.reasons import reason_of
 from edgeserve._core.step import Example, Fate, Job, Outcome, Parcel, Unit, flow_name
 from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
@@ -51,7 +52,7 @@ class GivingUp:
     def give_up(self, examples: Sequence[Example], error: Exception) -> None:
         """Settle the examples of a step as failed; those that were new in it become dead letters."""
         failed = [example for example in examples if example.fate is None]
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         self._notices.gives_up(failed, reason)
         try:
             for example in failed:

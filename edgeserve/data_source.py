@@ -193,7 +193,8 @@ class DataSource(Operator[bytes]):
         return self._ledger.stats(sent=outbox.sent, unconfirmed=outbox.unconfirmed, sent_bytes=outbox.sent_bytes)
 
     def _open_log(self, target: LogTarget) -> None:
-        writer = open_log(target, self, self._clock, topics_out=(self._outputs.topic,))
+        topics_out = (self._outputs.topic,)
+        writer = open_log(target, self, self._clock, topics_out=topics_out, left_ms=self._left_to_close_ms)
         if writer is not None:
             self._tell(SourceLog(writer, self._clock, payloads=target.verbose))
 

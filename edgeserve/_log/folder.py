@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -64,7 +65,11 @@ class LogFiles:
         self._stem = stem
         self._suffix = suffix
         self._number = 0
+        # Those before, and the last of them until it is closed.
         self._mine: list[tuple[Path, int]] = []
+        self._before: FileIO | None = None
+        self.is_broken = False
+        """Whether the file ends with a part of a block that can't be cut off: what follows it is not read."""
         self.part = 0
         """Which file of the run is written to, from 1."""
         try:
@@ -95,22 +100,49 @@ class LogFiles:
 
     def is_full(self, more: int) -> bool:
         """Whether so many bytes more belong into another file: not if there is nothing but a head in this one."""
-        return self._appended > 1 and self.size + more > self._folder.max_file_bytes
+        return self.is_broken or (self._appended > 1 and self.size + more > self._folder.max_file_bytes)
 
     def begin_next(self) -> None:
-        """Close the file and begin another one; remove the oldest if they are too large together.
+        """Write to another file from now on; `tidy_up` closes the one before.
 
         Raises:
-            OSError: As the disk says. The file before is written to until there is another one.
+            OSError: There can be none. The one that is there is written to as before, unless it is broken.
         """
         following = self._next_file()
         self._mine.append((self.path, self.size))
-        self._file.close()
-        self._file, self.size, self._appended = following, 0, 0
+        self._before, self._file = self._file, following
+        self.size, self._appended, self.is_broken = 0, 0, False
+
+    def tidy_up(self) -> None:
+        """Close the file before, and remove the oldest ones if they are too large together.
+
+        Raises:
+            OSError: One can't be closed, or removed: the next call tries to remove it again.
+        """
+        failed: OSError | None = None
+        before, self._before = self._before, None
+        if before is not None:
+            try:
+                before.close()
+            except OSError as error:
+                failed = error
+        excess = 0
         if self._folder.max_bytes is not None:
             room = self._folder.max_bytes - self._folder.max_file_bytes
-            while self._mine and sum(size for _, size in self._mine) > room:
-                self._mine.pop(0)[0].unlink(missing_ok=True)
+            excess = sum(size for _, size in self._mine) - room
+        for each in list(self._mine):
+            if excess <= 0:
+                break
+            path, size = each
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                failed = error
+                continue  # others make room
+            self._mine.remove(each)
+            excess -= size
+        if failed is not None:
+            raise failed
 
     def append(self, data: bytes) -> None:
         """Write all of it, or nothing.
@@ -118,16 +150,25 @@ class LogFiles:
         Raises:
             OSError: As the disk says.
         """
+        if self.is_broken:
+            raise OSError(errno.EIO, "what was written in part could not be taken back")
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._file.truncate(self.size)
-            self._file.seek(self.size)
+        except BaseException:
+            if len(rest) < len(data):
+                self._take_back()
             raise
         self.size += len(data)
         self._appended += 1
+
+    def _take_back(self) -> None:
+        try:
+            self._file.truncate(self.size)
+            self._file.seek(self.size)
+        except OSError:
+            self.is_broken = True
 
     def close(self) -> None:
         """Write no more."""

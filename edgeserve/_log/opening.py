@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -39,8 +39,12 @@ def open_log(
     topics_in: Sequence[str] = (),
     topics_out: Sequence[str] = (),
     plan: Plan | None = None,
+    *,
+    left_ms: Callable[[], int],
 ) -> LogWriter | None:
     """What writes the log of a run that begins now, if there is to be one; a source has no plan.
+
+    `left_ms`: how many ms closing the operator may still take.
 
     Raises:
         UsageError: The arguments are wrong, or no log can be written there.
@@ -68,7 +72,7 @@ def open_log(
         started = datetime.fromtimestamp(head.started_ms / 1000, timezone.utc)
         stem = stem_of(head.operator, f"{started:%Y%m%dT%H%M%S}.{started.microsecond // 1000:03}Z")
     try:
-        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock)
+        return LogWriter(LogFiles(folder, stem, SUFFIXES[head.operator_class]), head, clock, left_ms)
     except OSError as error:
         raise UsageError(f"log_path: no log can be written to {folder.path}: {error.strerror or error}") from error
 

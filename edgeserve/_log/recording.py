@@ -15,6 +15,7 @@ from edgeserve._core.clock import Clock, Now, steady_ms_of, steady_s_of
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.ledger import Stats
 from edgeserve._core.observing import Observer
+from edgeserve._core.reasons import reason_of, shortened
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
 from edgeserve._log.folder import LogPath
 from edgeserve._log.records import (
@@ -35,7 +36,7 @@ from edgeserve._log.records import (
     Sent,
     Served,
 )
-from edgeserve._log.writer import MOST_FIELDS
+from edgeserve._log.writer import EXAMPLE_BYTES, MOST_FIELDS, RECORD_BYTES
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -44,8 +45,8 @@ _FIRST = (0,)
 class Records(Protocol):
     """What takes records."""
 
-    def add(self, record: Sequence[Any], size: int = 0) -> None:
-        """Take a record. `size`: the bytes of the payloads in it."""
+    def add(self, record: Sequence[Any], size: int = RECORD_BYTES) -> None:
+        """Take a record. `size`: about how many bytes it takes in memory."""
 
     def many(self, kind: int, width: int) -> list[Any]:
         """A list for the fields of records that are nothing else; see `MOST_FIELDS`."""
@@ -105,6 +106,10 @@ class StepLog(Observer):
         self._job: Job | None = None
         self._start_s: float | None = None
         self._called_s: float | None = None
+        self._running: Job | None = None
+        # Of a batch that is run in parts, those that have returned: with when they started, and for how long they
+        # fetched. Which of them something came of is said in the end.
+        self._parts: list[tuple[Job, float, float]] = []
 
     def received(self, examples: Sequence[Example]) -> None:
         """The examples of one message were opened."""
@@ -124,19 +129,25 @@ class StepLog(Observer):
             example.number = number
         sources = [example.source for example in examples]
         flow_ids = [example.header for example in examples]
+        has_flows = any(flow_ids)
         sizes = [len(example.data) for example in examples]
         record = (
             *message,
             b"".join([example.id or _NO_ID for example in examples]),
             [example.capture_ms for example in examples],
             sources[0] if sources.count(sources[0]) == len(sources) else sources,
-            flow_ids if any(flow_ids) else None,
+            flow_ids if has_flows else None,
             sizes,
             [place for place, example in enumerate(examples) if example.is_url] or None,
             [bytes(example.value) for example in examples] if self._payloads else None,
             [self._slot_of(flow_id) for flow_id in flow_ids] if self._slot_of is not None else None,
         )
-        self._add(record, sum(sizes))
+        size = RECORD_BYTES + EXAMPLE_BYTES * len(examples)
+        if has_flows:
+            size += sum(map(len, flow_ids))
+        if self._payloads:
+            size += sum(sizes)
+        self._add(record, size)
 
     def _received_one(self, example: Example, number: int, message: tuple[Any, ...]) -> None:
         """The same without lists, for what comes in messages of its own."""
@@ -153,7 +164,7 @@ class StepLog(Observer):
             (bytes(example.value),) if self._payloads else None,
             (self._slot_of(flow_id),) if self._slot_of is not None else None,
         )
-        self._add(record, size)
+        self._add(record, RECORD_BYTES + size if self._payloads else RECORD_BYTES)
 
     def settled(self, example: Example, fate: Fate) -> None:
         """An arrival was settled before a join saw it."""
@@ -163,31 +174,40 @@ class StepLog(Observer):
         """A join decided."""
         job = decision.job
         self._job = job
+        self._start_s = None
+        if self._parts:
+            self._parts.clear()
+        fates, given_back = decision.fates, decision.given_back
+        numbers = len(fates) + len(given_back) + (len(job.examples) if job is not None else 0)
         self._add(
             (
                 DECIDED,
                 arrival.number if arrival is not None else None,
                 now.wall_ms,
                 now.steady_ms,
-                [(example.number, fate.value) for example, fate in decision.fates],
+                [(example.number, fate.value) for example, fate in fates],
                 [[example.number for example in unit.values()] for unit in job.units] if job is not None else None,
-                [example.number for example in decision.given_back],
+                [example.number for example in given_back],
                 decision.wake_steady_ms,
                 decision.look_steady_ms,
-            )
+            ),
+            RECORD_BYTES + EXAMPLE_BYTES * numbers,
         )
 
     def starts(self, job: Job | None = None) -> None:
         """The task is about to run, and its payloads to be fetched. Again and again, where it is tried again."""
-        if self._start_s is None:
-            self._start_s = self._steady_s()
+        if self._start_s is not None and self._running is not None:
+            fetch_s = self._called_s - self._start_s if self._called_s is not None else 0.0
+            self._parts.append((self._running, self._start_s, fetch_s))
+        self._running = job
         self._called_s = None
+        self._start_s = self._steady_s()
 
     def fetched(self, example: Example, payload: Any) -> None:
         """A payload was fetched for the task."""
         self._called_s = self._steady_s()
         if self._payloads and isinstance(payload, bytes):
-            self._add((FETCHED, example.number, payload), len(payload))
+            self._add((FETCHED, example.number, payload), RECORD_BYTES + len(payload))
 
     def ran(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """The task has returned, and its gates with it."""
@@ -208,6 +228,8 @@ class StepLog(Observer):
 
     def _has_run(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         start_ms, fetch_ms, finish_ms = self._times_ms()
+        if self._parts:
+            start_ms, fetch_ms = self._since_first_part(outcomes, start_ms, fetch_ms)
         outputs = [
             (
                 outcome.output_id,
@@ -220,8 +242,24 @@ class StepLog(Observer):
             for outcome in outcomes
         ]
         number = job.examples[0].number if self._at_once else None
-        size = sum([output[2] for output in outputs]) if self._payloads else 0
+        size = RECORD_BYTES + EXAMPLE_BYTES * (len(job.examples) + len(outputs))
+        if self._payloads:
+            size += sum([output[2] for output in outputs])
         self._add((RAN, number, start_ms, fetch_ms, finish_ms, None, None, outputs), size)
+
+    def _since_first_part(self, outcomes: Sequence[Outcome], start_ms: float, fetch_ms: float) -> tuple[float, float]:
+        """When the first part of a batch started that something came of, and how long that and those after it fetched.
+
+        What is given are those of the last one.
+        """
+        parts, self._parts = self._parts, []
+        first = outcomes[0].examples[0] if outcomes else None
+        if self._running is None or first in self._running.examples:
+            return start_ms, fetch_ms
+        for at, (part, part_start_s, _) in reversed(list(enumerate(parts))):
+            if first in part.examples:
+                return 1000 * part_start_s, fetch_ms + 1000 * sum(fetch_s for *_, fetch_s in parts[at:])
+        return start_ms, fetch_ms
 
     def _times_ms(self) -> tuple[float, float, float]:
         """When the run of the task that is over started, how long its fetches took, and the time."""
@@ -234,14 +272,16 @@ class StepLog(Observer):
     def raised(self, job: Job, error: BaseException) -> None:
         """The task, its fetches or its gates have raised."""
         start_ms, fetch_ms, finish_ms = self._times_ms()
-        reason = f"{type(error).__name__}: {error}"
+        reason = shortened(reason_of(error))
         number = job.examples[0].number if self._at_once else None
         is_other = job is not self._job and not self._at_once
         numbers = [example.number for example in job.examples] if is_other else None
-        self._add((RAN, number, start_ms, fetch_ms, finish_ms, reason, numbers, ()))
+        size = RECORD_BYTES + EXAMPLE_BYTES * len(job.examples) + len(reason)
+        self._add((RAN, number, start_ms, fetch_ms, finish_ms, reason, numbers, ()), size)
 
     def gave_up(self, examples: Sequence[Example], fate: Fate, reason: str, forgotten: Sequence[Example]) -> None:
         """Inputs were given up after an error, and the join uses some of them no more."""
+        reason = shortened(reason)
         self._add(
             (
                 GIVEN_UP,
@@ -250,12 +290,13 @@ class StepLog(Observer):
                 reason,
                 [example.number for example in forgotten],
                 self.steady_ms(),
-            )
+            ),
+            RECORD_BYTES + EXAMPLE_BYTES * (len(examples) + len(forgotten)) + len(reason),
         )
 
     def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
         """Outputs were not stored after all."""
-        self._add(_withdrawn(ids, fate, self.steady_ms()))
+        self._add(_withdrawn(ids, fate, self.steady_ms()), RECORD_BYTES + EXAMPLE_BYTES * len(ids))
 
     def began_anew(self) -> None:
         """Others had the subscription meanwhile."""
@@ -266,7 +307,8 @@ class StepLog(Observer):
         given_back = [example.number for example in decision.given_back]
         asks = [ask for ask in map(Ask.decode, asked) if ask is not None] if self._slot_of is not None else ()
         slots = {ask.flow_id: self._slot_of(ask.flow_id) for ask in asks} if self._slot_of is not None else {}
-        self._add((ASKED, list(asked), slots, now.wall_ms, now.steady_ms, given_back))
+        size = RECORD_BYTES + EXAMPLE_BYTES * (len(given_back) + len(slots)) + sum(map(len, asked))
+        self._add((ASKED, list(asked), slots, now.wall_ms, now.steady_ms, given_back), size)
 
     def close(self, stats: Stats) -> None:
         """The operator was closed."""
@@ -303,8 +345,8 @@ class SourceLog(Observer):
             return
         sent.extend((number, example_id, capture_ms, taken_ms, self._steady_s(), len(payload)))
         if flow_id or is_url or self._payloads:
-            logged = payload if self._payloads else None
-            self._add((SENT_MORE, number, flow_id, is_url, logged), len(payload))
+            logged, size = (payload, RECORD_BYTES + len(payload)) if self._payloads else (None, RECORD_BYTES)
+            self._add((SENT_MORE, number, flow_id, is_url, logged), size)
 
     def unsent(self, fate: Fate) -> None:
         """An item was dropped by the gate, or something raised."""
@@ -314,7 +356,7 @@ class SourceLog(Observer):
 
     def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
         """Examples were not stored after all."""
-        self._add(_withdrawn(ids, fate, self.steady_ms()))
+        self._add(_withdrawn(ids, fate, self.steady_ms()), RECORD_BYTES + EXAMPLE_BYTES * len(ids))
 
     def close(self, stats: Stats) -> None:
         """The source was closed."""

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -16,14 +17,18 @@ from typing import Any
 import pytest
 
 from edgeserve import Compute, DataSource, UsageError, replay
+from edgeserve._broker.base import Delivery
 from edgeserve._broker.connections import is_open
+from edgeserve._core.clock import SYSTEM_CLOCK, Now, SystemClock
+from edgeserve._core.step import Example, Parcel
 from edgeserve._log import writer
-from edgeserve._log.folder import LogFolder
+from edgeserve._log.folder import LogFiles, LogFolder
 from edgeserve._log.reading import find_runs
-from edgeserve._log.records import Arrived, Lost, Ran, ServedMany
+from edgeserve._log.recording import StepLog
+from edgeserve._log.records import ENDED, FETCHED, Arrived, Head, Lost, Ran, ServedMany
 from edgeserve.replay._columns import Columns
 from tests.broker.workers import ROOT, until
-from tests.replay.pipelines import compute, said, send
+from tests.replay.pipelines import compute, pass_on, said, send
 from tests.replay.recorded import only_run
 
 
@@ -35,6 +40,7 @@ class Disk:
         self.turn = threading.Event()
         self.turn.set()
         self.no_files = False
+        self.is_cut_off = False
         disk = self
 
         class File(FileIO):
@@ -52,6 +58,11 @@ class Disk:
                 written = super().write(data[: disk.room])
                 disk.room -= written
                 return written
+
+            def truncate(self, size: int | None = None) -> int:
+                if disk.is_cut_off:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return super().truncate(size)
 
         monkeypatch.setattr("edgeserve._log.folder.FileIO", File)
 
@@ -210,3 +221,188 @@ print(compute._observer._records.lost)
     assert columns.lost == int(done.stdout) > 0
     assert (run.torn_bytes, columns.ended is not None) == (0, True)
     assert run.files[0].path.stat().st_size <= 60_000
+
+
+# What else fails
+
+
+@pytest.mark.parametrize("what", ["packing", "the clock"])
+def test_whatever_fails_costs_the_records_at_hand_and_not_those_after_them(
+    memory: str, logs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    caplog.set_level(logging.WARNING, "edgeserve")
+    failing: list[str] = []
+    pack, now = writer.pack_block, SystemClock.now
+
+    def cannot_pack(*args: Any) -> bytes:
+        if "packing" in failing:
+            raise MemoryError
+        return pack(*args)
+
+    class Clock(SystemClock):
+        def now(self) -> Now:
+            if "the clock" in failing and threading.current_thread().name.startswith("edgeserve-log"):
+                raise ValueError("the clock has stopped")
+            return now(self)
+
+    monkeypatch.setattr(writer, "pack_block", cannot_pack)
+    with compute(memory, logs, clock=Clock()) as operator:
+        for failing[:] in ([], [what], []):
+            send(memory, 10)
+            assert [next(operator) for _ in range(10)] == [b"%d" % number for number in range(10)]
+            wait_for(operator, is_idle, "all is written or lost")
+        lost = operator._observer._records.lost  # type: ignore[union-attr]
+    log = replay.load(logs)
+    assert lost > 0
+    assert (log.runs[0].lost, log.runs[0].was_closed, len(log.examples)) == (lost, True, 20)
+    assert "loses records: " + ("MemoryError" if what == "packing" else "ValueError: the clock") in caplog.text
+    assert f"misses {lost} records" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_waits_when_the_logs_thread_has_ended_counts_as_lost(
+    memory: str, logs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(self: writer.LogWriter, block: list[Any], count: int) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(writer.LogWriter, "_write", ends)
+    with compute(memory, logs) as operator:
+        log: Any = operator._observer._records  # type: ignore[union-attr]
+        send(memory, 3, packing=False)
+        assert [next(operator) for _ in range(3)] == [b"0", b"1", b"2"]
+    assert log.lost == 3 + 3 + 1, "what arrived, what was served, and the end"
+    assert "misses 7 records" in caplog.text
+
+
+def test_what_a_disk_that_stands_still_has_not_taken_in_the_time_for_closing_counts_as_lost(
+    memory: str, logs: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = compute(memory, logs, close_timeout_ms=100)
+    log: Any = operator._observer._records  # type: ignore[union-attr]
+    disk.turn.clear()
+    send(memory, 3, packing=False)
+    assert [next(operator) for _ in range(3)] == [b"0", b"1", b"2"]
+    began_s = time.monotonic()
+    operator.close()
+    assert time.monotonic() - began_s < 5
+    assert log.lost == 3 + 3 + 1
+    assert "misses 7 records, as the disk does not take them" in caplog.text
+    disk.turn.set()
+    until(lambda: not log.lost, "the disk goes on, and all is written")
+    log._thread.join()
+    found = replay.load(logs)
+    assert (len(found.examples), found.runs[0].lost, found.runs[0].was_closed) == (3, 0, True)
+
+
+def step_log(log: writer.LogWriter, **options: bool) -> StepLog:
+    return StepLog(log, SYSTEM_CLOCK, **{"payloads": False, "at_once": True} | options)
+
+
+def log_in(path: Path) -> writer.LogWriter:
+    head = Head("r", 1, "op", "Compute", ["in"], [], "compute", {}, "here", 1, 0, has_payloads=False)
+    return writer.LogWriter(LogFiles(LogFolder(path), "r", ".compute"), head, SYSTEM_CLOCK, lambda: 10_000)
+
+
+def pack_of(count: int) -> list[Example]:
+    parcel = Parcel(Delivery(None, "in", 1, b"", 1, 1, None, {}))
+    parcel.is_pack = True
+    return [Example(bytes(16), "only", b"", 1, b"", parcel, b"x") for _ in range(count)]
+
+
+def test_packs_are_bounded_by_what_they_take_though_no_payloads_are_logged(
+    logs: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_MOST_BYTES", 1_000_000)
+    log = log_in(logs)
+    steps = step_log(log)
+    disk.turn.clear()
+    for _ in range(100):
+        steps.received(pack_of(500))
+    assert len(log._records) < 25
+    assert log.lost > 75
+    disk.turn.set()
+    log.close((ENDED, 0.0, 0, 0, 0, {}))
+
+
+def test_a_block_of_packs_is_as_small_as_others(logs: Path, disk: Disk) -> None:
+    log = log_in(logs)
+    steps = step_log(log)
+    disk.turn.clear()
+    for _ in range(60):
+        steps.received(pack_of(500))
+    disk.turn.set()
+    log.close((ENDED, 0.0, 0, 0, 0, {}))
+    (run,) = find_runs(logs)
+    assert max(len(block.records) for block in run.blocks()) <= 12
+    assert sum(len(block.records) for block in run.blocks()) == 61
+
+
+@pytest.mark.parametrize("where", ["task"])
+def test_a_reason_that_quotes_its_input_is_cut(memory: str, logs: Path, where: str) -> None:
+    def fail(only: bytes) -> bytes:
+        raise ValueError("x" * 1_000_000)
+
+    send(memory, 2)
+    options: dict[str, Any] = {"gate_in": fail} if where == "gate" else {}
+    task = pass_on if where == "gate" else fail
+    with Compute(task, memory, topic_in="in", log_path=logs, on_error="skip", **options) as operator:
+        assert [next(operator), next(operator)] == [None, None]
+    error = replay.load(logs).steps["error"][0]
+    assert error.startswith("ValueError: xxx")
+    assert error.endswith("x... (1000012 characters)")
+    assert len(error) < 5000
+    (file,) = logs.iterdir()
+    assert file.stat().st_size < 20_000
+
+
+def test_a_file_whose_torn_end_can_not_be_cut_off_is_followed_by_another_one(
+    memory: str, logs: Path, disk: Disk
+) -> None:
+    with compute(memory, logs, log_filename="r") as operator:
+        for room, is_cut_off, no_files in (
+            (None, False, False), (10, True, True), (None, True, True), (None, False, False),
+        ):  # fmt: skip
+            disk.room, disk.is_cut_off, disk.no_files = room, is_cut_off, no_files
+            send(memory, 10)
+            assert len([next(operator) for _ in range(10)]) == 10
+            wait_for(operator, is_idle, "all is written or lost")
+        lost = operator._observer._records.lost  # type: ignore[union-attr]
+    assert len(list(logs.iterdir())) == 2
+    log = replay.load(logs)
+    assert lost > 0
+    assert (len(log.examples), log.runs[0].lost, log.runs[0].was_closed) == (20, lost, True)
+    assert 0 < log.runs[0].torn_bytes <= 10
+
+
+def test_an_old_file_that_can_not_be_removed_is_said_and_tried_again(
+    logs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = True
+    unlink = Path.unlink
+
+    def may_fail(self: Path, missing_ok: bool = False) -> None:
+        if refused and self.name == "r.compute":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", may_fail)
+    head = Head("r", 1, "op", "Compute", ["in"], [], "compute", {}, "here", 1, 0, has_payloads=True)
+    folder = LogFolder(logs, max_file_bytes=64 * 1024, max_bytes=192 * 1024)
+    log = writer.LogWriter(LogFiles(folder, "r", ".compute"), head, SYSTEM_CLOCK, lambda: 10_000)
+
+    def add(count: int) -> None:
+        for number in range(count):
+            log.add((FETCHED, number, bytes(40_000)))
+            until(lambda: not log._waiting(), "it is written")
+
+    add(8)
+    names = [f"r.{number}.compute" for number in (6, 7, 8)]
+    assert sorted(file.name for file in logs.iterdir()) == [*names, "r.compute"]
+    assert "the files before it could not be closed or removed: PermissionError" in caplog.text
+    assert "as there can be no other file" not in caplog.text
+    refused = False
+    add(1)
+    assert not (logs / "r.compute").exists()
+    log.close((ENDED, 0.0, 0, 0, 0, {}))
+    assert log.lost == 0
