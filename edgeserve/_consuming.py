@@ -344,7 +344,7 @@ class Consuming(Operator[T]):
         elif self._values.gate is None:
             return True
         else:
-            value = self._recovery.tried(partial(self._values.gated, arrival), [arrival])
+            value = self._recovery.tried(partial(self._gated, arrival), [arrival])
             if value is UNSERVED:
                 return False
             if value is not None:
@@ -354,6 +354,14 @@ class Consuming(Operator[T]):
         self._ledger.settle([arrival], fate)
         self._release([arrival])
         return False
+
+    def _gated(self, arrival: Example) -> Any:
+        try:
+            return self._values.gated(arrival)
+        except BaseException as error:
+            if (observer := self._observer) is not None:
+                observer.gate_raised(arrival, error)
+            raise
 
     def _or_again(self, arrival: Example, function: Callable[[], U]) -> U:
         """Do something for which it takes the broker or the disk; where they fail, the next step has the arrival."""

@@ -25,6 +25,9 @@ class Observer:
     def settled(self, example: Example, fate: Fate) -> None:
         """An arrival was settled before a join saw it."""
 
+    def gate_raised(self, example: Example, error: BaseException) -> None:
+        """The gate of an arrival has raised. Again and again, where it is tried again."""
+
     def decided(self, arrival: Example | None, now: Now, decision: Decision) -> None:
         """A join decided."""
 
@@ -41,7 +44,7 @@ class Observer:
         """
 
     def raised(self, job: Job, error: BaseException) -> None:
-        """The task, its fetches or its gates have raised."""
+        """The task, its fetches or the gates of its outputs have raised."""
 
     def gave_up(self, examples: Sequence[Example], fate: Fate, reason: str, forgotten: Sequence[Example]) -> None:
         """Inputs were given up after an error, and the join uses some of them no more."""
@@ -87,6 +90,10 @@ class _Several(Observer):
     def settled(self, example: Example, fate: Fate) -> None:
         for each in self.observers:
             each.settled(example, fate)
+
+    def gate_raised(self, example: Example, error: BaseException) -> None:
+        for each in self.observers:
+            each.gate_raised(example, error)
 
     def decided(self, arrival: Example | None, now: Now, decision: Decision) -> None:
         for each in self.observers:

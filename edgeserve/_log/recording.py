@@ -25,6 +25,7 @@ from edgeserve._log.records import (
     DECIDED,
     ENDED,
     FETCHED,
+    GATE_RAISED,
     GIVEN_UP,
     RAN,
     SENT,
@@ -169,6 +170,11 @@ class StepLog(Observer):
     def settled(self, example: Example, fate: Fate) -> None:
         """An arrival was settled before a join saw it."""
         self._add((SETTLED, example.number, fate.value, self.steady_ms()))
+
+    def gate_raised(self, example: Example, error: BaseException) -> None:
+        """The gate of an arrival has raised."""
+        reason = shortened(reason_of(error))
+        self._add((GATE_RAISED, example.number, self.steady_ms(), reason), RECORD_BYTES + len(reason))
 
     def decided(self, arrival: Example | None, now: Now, decision: Decision) -> None:
         """A join decided."""

@@ -292,6 +292,22 @@ class Lost(NamedTuple):
     records: int
 
 
+class GateRaised(NamedTuple):
+    """The gate of an arrival has raised; once more for each time that it was tried again.
+
+    Attributes:
+        kind: `GATE_RAISED`.
+        number: The number of the arrival.
+        steady_ms: When that was noted.
+        error: What it raised.
+    """
+
+    kind: int
+    number: int
+    steady_ms: float
+    error: str
+
+
 class Ended(NamedTuple):
     """The operator was closed. What its `stats` said then."""
 
@@ -319,6 +335,7 @@ KINDS: Sequence[type[Any]] = (
     Withdrawn,
     Lost,
     Ended,
+    GateRaised,
 )
 """The class of each kind."""
 
@@ -338,6 +355,7 @@ KINDS: Sequence[type[Any]] = (
     WITHDRAWN,
     LOST,
     ENDED,
+    GATE_RAISED,
 ) = range(len(KINDS))
 
 
@@ -392,4 +410,5 @@ Record = (
     | Withdrawn
     | Lost
     | Ended
+    | GateRaised
 )

@@ -21,6 +21,7 @@ from edgeserve._log.records import (
     Asked,
     Decided,
     Ended,
+    GateRaised,
     GivenUp,
     Head,
     Lost,
@@ -35,7 +36,7 @@ from edgeserve._log.records import (
     Unsent,
     Withdrawn,
 )
-from edgeserve.replay._rows import PACED, RAN, WAITED, Examples, Ids, NotSent, Predictions, Sendings, Steps
+from edgeserve.replay._rows import FAILED, PACED, RAN, WAITED, Examples, Ids, NotSent, Predictions, Sendings, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,6 +189,10 @@ class Columns:
         at_ms = each.steady_ms + offset_ms
         self._settle(each.number, each.fate, at_ms)
         self.steps.add(each.number, at_ms, each.fate)
+
+    def _take_gate_raised(self, each: GateRaised, offset_ms: float) -> None:
+        self.steps.add(each.number, each.steady_ms + offset_ms, FAILED)
+        self.steps.errors[len(self.steps) - 1] = each.error
 
     def _take_decided(self, each: Decided, offset_ms: float) -> None:
         at_ms = each.steady_ms + offset_ms
@@ -343,6 +348,7 @@ class Columns:
 _HANDLERS: dict[type[Any], Any] = {
     Arrived: Columns._take_arrived,
     Settled: Columns._take_settled,
+    GateRaised: Columns._take_gate_raised,
     Decided: Columns._take_decided,
     Ran: Columns._take_ran,
     ServedMany: Columns._take_served,

@@ -338,7 +338,7 @@ def test_a_block_of_packs_is_as_small_as_others(logs: Path, disk: Disk) -> None:
     assert sum(len(block.records) for block in run.blocks()) == 61
 
 
-@pytest.mark.parametrize("where", ["task"])
+@pytest.mark.parametrize("where", ["task", "gate"])
 def test_a_reason_that_quotes_its_input_is_cut(memory: str, logs: Path, where: str) -> None:
     def fail(only: bytes) -> bytes:
         raise ValueError("x" * 1_000_000)

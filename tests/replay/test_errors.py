@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from edgeserve import BatchCompute, Compute, replay
+from edgeserve._core.observing import Observer, with_observer
 from edgeserve._core.reasons import MOST_CHARACTERS, reason_of, shortened
-from edgeserve._log.records import Ran
+from edgeserve._log.records import GateRaised, Ran
 from edgeserve.testing import ManualClock
 from tests.replay.pipelines import pass_on, said, send
 from tests.replay.recorded import START_MS, Captured, only_run
+
+
+class GateError(ValueError):
+    """What gates raise."""
 
 
 class SpeechlessError(ValueError):
@@ -23,8 +28,71 @@ class SpeechlessError(ValueError):
         raise RuntimeError("nor does this")
 
 
+def failing(times: int, payload: bytes = b"1") -> Callable[[bytes], bytes]:
+    """A gate that fails so often with a payload."""
+    left = [times]
+
+    def gate(came: bytes) -> bytes:
+        if came == payload and left[0]:
+            left[0] -= 1
+            raise GateError("bad gate")
+        return came
+
+    return gate
+
+
+@pytest.mark.parametrize("is_join", [False, True], ids=["at once", "join"])
+@pytest.mark.parametrize(
+    ("on_error", "failures", "outcomes", "fate"),
+    [
+        ("raise", 1, ["ran", "failed", "ran"], None),
+        ("skip", 1, ["ran", "failed", "ran"], "failed"),
+        ("dead_letter", 1, ["ran", "failed", "ran"], "failed"),
+        ("retry", 2, ["ran", "failed", "failed", "ran", "ran"], "used"),
+        ("retry", 9, ["ran", "failed", "failed", "failed", "ran"], "failed"),
+    ],
+)
+def test_a_gate_that_raised_is_a_failed_step_with_its_error(
+    memory: str, logs: Path, is_join: bool, on_error: Any, failures: int, outcomes: list[str], fate: str | None
+) -> None:
+    options: dict[str, Any] = {"min_interval_ms": 1e-6} if is_join else {}
+    send(memory, 3)
+    with Compute(
+        pass_on, memory, topic_in="in", gate_in=failing(failures), log_path=logs, log_verbose=True, on_error=on_error,
+        max_retries=2, retry_interval_ms=0, **options,
+    ) as operator:  # fmt: skip
+        for _ in range(3):
+            try:
+                next(operator)
+            except GateError:
+                assert on_error == "raise"
+    log = replay.load(logs)
+    steps = log.steps
+    assert steps["outcome"].tolist() == outcomes
+    failed = steps[steps["outcome"] == "failed"]
+    assert set(failed["error"]) == {"GateError: bad gate"}
+    assert set(failed["trigger_id"]) == {log.examples["example_id"][1]}
+    assert failed["started_ms"].isna().all(), "the task has not run"
+    assert log.examples["fate"].fillna("").tolist() == ["used", fate or "", "used"]
+    again = replay.run(log, task=pass_on)
+    assert again.predictions["output_id"].tolist() == log.predictions["output_id"].tolist()
+    assert len(replay.run(log, task=pass_on, task_ms=1, min_interval_ms=0.5).predictions) >= 2
+
+
+def test_who_observes_together_with_others_is_told_of_a_gate_that_raised() -> None:
+    told = []
+
+    class Noted(Observer):
+        def gate_raised(self, example: Any, error: BaseException) -> None:
+            told.append(error)
+
+    error = GateError()
+    with_observer(Noted(), Noted()).gate_raised(None, error)  # type: ignore[arg-type]
+    assert told == [error, error]
+
+
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-@pytest.mark.parametrize("where", ["task"])
+@pytest.mark.parametrize("where", ["gate", "task"])
 def test_an_error_without_a_text_does_not_lead_to_another_one(
     memory: str, logs: Path, where: str, on_error: Any
 ) -> None:
@@ -87,3 +155,11 @@ def test_a_batch_that_is_run_in_halves_took_from_the_first_to_the_last_that_some
         return b"".join(items)
 
     assert batches(memory, logs, task) == [(100, "ValueError: too many", 0), (200, None, 2)]
+
+
+def test_a_gate_that_raised_is_in_the_log_before_what_became_of_its_input(memory: str, logs: Path) -> None:
+    send(memory, 2)
+    with Compute(pass_on, memory, topic_in="in", gate_in=failing(1), log_path=logs, on_error="skip") as operator:
+        assert [next(operator), next(operator)] == [b"0", None]
+    (raised,) = [each for each in said(only_run(logs, "worker1")) if isinstance(each, GateRaised)]
+    assert (raised.number, raised.error) == (1, "GateError: bad gate")
