@@ -107,10 +107,11 @@ class StepLog(Observer):
         self._job: Job | None = None
         self._start_s: float | None = None
         self._called_s: float | None = None
-        self._running: Job | None = None
+        # What the task runs on. Not the job, which would keep the payloads until the next one.
+        self._running: Sequence[Example] = ()
         # Of a batch that is run in parts, those that have returned: with when they started, and for how long they
         # fetched. Which of them something came of is said in the end.
-        self._parts: list[tuple[Job, float, float]] = []
+        self._parts: list[tuple[Sequence[Example], float, float]] = []
 
     def received(self, examples: Sequence[Example]) -> None:
         """The examples of one message were opened."""
@@ -202,10 +203,10 @@ class StepLog(Observer):
 
     def starts(self, job: Job | None = None) -> None:
         """The task is about to run, and its payloads to be fetched. Again and again, where it is tried again."""
-        if self._start_s is not None and self._running is not None:
+        if self._start_s is not None:
             fetch_s = self._called_s - self._start_s if self._called_s is not None else 0.0
             self._parts.append((self._running, self._start_s, fetch_s))
-        self._running = job
+        self._running = job.examples if job is not None else ()
         self._called_s = None
         self._start_s = self._steady_s()
 
@@ -260,10 +261,10 @@ class StepLog(Observer):
         """
         parts, self._parts = self._parts, []
         first = outcomes[0].examples[0] if outcomes else None
-        if self._running is None or first in self._running.examples:
+        if first in self._running:
             return start_ms, fetch_ms
         for at, (part, part_start_s, _) in reversed(list(enumerate(parts))):
-            if first in part.examples:
+            if first in part:
                 return 1000 * part_start_s, fetch_ms + 1000 * sum(fetch_s for *_, fetch_s in parts[at:])
         return start_ms, fetch_ms
 
