@@ -130,7 +130,9 @@ class Replayer:
         told = {name: _plain(value) for name, value in knobs.items()}
         head = replace(self.history.head, plan={**self.history.head.plan, **told})
         again = RunAgain(head, records, self.history.wall_offset_ms)
-        return ReplayLog([again], tools.scores.by_id if tools is not None and self._is_right is not None else None)
+        return ReplayLog(
+            [again], tools.scores.by_id if tools is not None and self._is_right is not None else None, self.recorded
+        )
 
     def _tools(self) -> Tools | None:
         if self._callables is None:

@@ -16,12 +16,11 @@ from edgeserve.replay._columns import HELD, PURPOSE, Columns, Logged
 from edgeserve.replay._pictures import draw_drops, draw_latencies, draw_timeline
 from edgeserve.replay._tables import Tables, make_tables
 from edgeserve.replay._transfers import fastest_between
+from edgeserve.replay._uses import capture_shifts
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ class ReplayLog:
     the place of its run in `runs`.
 
     Attributes:
-        examples: A row for each example that an operator received. `received_ms` is when the broker's client handed it
-            over; `fate` what became of it, at `settled_ms` (missing: it is held); `uses` how often a task ran on it.
+        examples: A row for each example that an operator received. `received_ms` is when the operator took it from the
+            broker's client; `reached_ms` when it had reached the node, which is sooner where the operator was busy: as
+            long after it was published as the fastest one of its source. `fate` is what became of it, at `settled_ms`
+            (missing: it is held); `uses` how often something came of it.
         sent: A row for each example that a source sent. `taken_ms` is when its stream yielded it, `handed_ms` when it
             was handed over to be sent.
         steps: A row for each step of an operator. `trigger_id` is the example that arrived (missing: a moment that was
@@ -74,34 +75,57 @@ class ReplayLog:
         predictions: A row for each output that was sent. `input_ids` are the examples it was made from, `spread_ms`
             how far apart they were captured, `is_satisfied` what a model said. `age_ms` is the time from the capture of
             its last input until it was finished, `timeliness_ms` until it was used, which is when the function of the
-            sink `used_by` was called with it; `staleness_ms` the same from the capture of the first input. On the last
-            input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
-            `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
-        drops: The examples that were received and not used, with their fates; `waited_ms` since they were received,
-            `age_ms` since they were captured. And the items that sources did not send, which have neither.
+            sink `used_by` was called with it, the first one if there are several; `staleness_ms` the same from the
+            capture of the first input. On the last input's way, `transfer_ms` was spent between nodes, `queueing_ms`
+            waiting on one, for a match or a turn or to be sent, and `compute_ms` in tasks and fetches: they add up to
+            `timeliness_ms`. Where a source has no log, its part is in `transfer_ms`. `clock_shift_ms` is what brings
+            `capture_ms` to the clock of the other times. `is_right` is there if it was asked for.
+        uses: A row for each time that a sink took something: a prediction, or what a source sent. Its times are as in
+            the table of predictions.
+        drops: The examples that were received and not used, with their fates; `waited_ms` since they had reached the
+            node, `age_ms` since they were captured. And the items that sources did not send, which have neither.
         runs: What each operator's log says of its run.
         clocks: What is known of each two hosts' clocks.
     """
 
-    def __init__(self, logged: Sequence[Logged], scores: Mapping[bytes, bool] | None = None) -> None:
+    def __init__(
+        self,
+        logged: Sequence[Logged],
+        scores: Mapping[bytes, bool] | None = None,
+        recorded: ReplayLog | None = None,
+    ) -> None:
+        """Make the tables of runs; of one that was made again, with what is known by the log that it is of."""
         self._logged = list(logged)
         columns = [Columns(run) for run in self._logged]
         hosts = list(dict.fromkeys(run.head.host for run in columns))
-        clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
-        self.clocks: Sequence[ClockPair] = clocks.pairs
+        if recorded is None:
+            self._clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
+        else:
+            self._clocks = recorded._clocks
+        self.clocks: Sequence[ClockPair] = self._clocks.pairs
         self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
         self._held: dict[str, int] = {}
         for run in columns:
             if run.head.plan_kind:
                 name = run.head.operator
                 self._held[name] = self._held.get(name, 0) + int((run.fate == HELD).sum())
-        tables: Tables = make_tables(columns, clocks)
-        self.examples, self.sent, self.steps, self.predictions, self.drops = tables
+        known = recorded.origins() if recorded is not None else None
+        tables: Tables = make_tables(columns, self._clocks, known)
+        self.examples, self.sent, self.steps, self.predictions, self.uses, self.drops = tables
+        self._origins = known if known is not None else self.sent
         if scores is not None:
             right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
             said = [right.get(output_id) for output_id in self.predictions["output_id"]]
             pandas = require("pandas", "replay", PURPOSE)
             self.predictions["is_right"] = pandas.array(said, dtype="boolean")
+
+    def origins(self) -> pd.DataFrame:
+        """What senders say of examples: `example_id`, `clock_shift_ms`, and, if it was a source, `handed_ms`."""
+        pandas = require("pandas", "replay", PURPOSE)
+        columns = ["example_id", "handed_ms", "clock_shift_ms"]
+        made = self.predictions.rename(columns={"output_id": "example_id"}).assign(handed_ms=float("nan"))
+        tables = [each[columns] for each in (self._origins, made) if len(each)]
+        return pandas.concat(tables, ignore_index=True) if tables else self._origins
 
     def logged(self, operator: str | None = None) -> Logged:
         """The run of an operator that joins, of which there is one, or which is named.
@@ -181,7 +205,8 @@ class ReplayLog:
         is_sink = not any(run.topics_out for run in self.runs if run.operator == name)
         if is_sink:
             made = self.steps[(self.steps["operator"] == name) & (self.steps["outcome"] == "ran")]
-        examples = examples.assign(capture_ms=numbers(examples["capture_ms"]) + self._capture_shifts(examples))
+        shifts_ms = capture_shifts(examples["example_id"], self._origins, self.predictions)
+        examples = examples.assign(capture_ms=numbers(examples["capture_ms"]) + shifts_ms)
         lanes = self._sources(name, examples)
         return draw_timeline(name, examples, made, lanes, start_ms, duration_ms, ax, is_sink=is_sink)
 
@@ -200,10 +225,12 @@ class ReplayLog:
             MissingExtra: matplotlib is not installed.
         """
         made = self.predictions
+        used = made[made["used_ms"].notna()]
         if operator is not None:
             name = self._joining(operator)
-            made = made[(made["operator"] == name) | (made["used_by"] == name).fillna(False)]
-        used = made[made["used_ms"].notna()]
+            made, used = (each[each["operator"] == name] for each in (made, used))
+            if not len(made):
+                used = self.uses[self.uses["operator"] == name]
         shown, total, end = (used, "timeliness_ms", "use") if len(used) else (made, "age_ms", "finish")
         names = [str(name) for name in shown["operator"].unique()]
         title = f"from the last input's capture to the {end}"
@@ -246,17 +273,6 @@ class ReplayLog:
         named = [str(source) for plan in plans for source in plan.get("parameters", {}).values()]
         arrived = [str(source) for source in examples["source"].unique()]
         return [source for source in dict.fromkeys([*named, *arrived]) if source in arrived]
-
-    def _capture_shifts(self, examples: pd.DataFrame) -> NDArray[np.float64]:
-        """What is added to the capture times of examples, so that they are by the clock of the first host."""
-        numpy = require("numpy", "replay", PURPOSE)
-        if not any(pair.offset_ms for pair in self.clocks):
-            return numpy.zeros(len(examples))  # type: ignore[no-any-return] # of a module as Any
-        made = self.predictions
-        by_made = made["finished_ms"] - made["age_ms"] - made["capture_ms"]
-        shifts = dict(zip(made["output_id"], by_made, strict=True))
-        shifts |= dict(zip(self.sent["example_id"], self.sent["clock_shift_ms"], strict=True))
-        return numbers(examples["example_id"].map(shifts).astype("float64").fillna(0.0))
 
     def __repr__(self) -> str:
         names = ", ".join(f"{run.operator} ({run.operator_class})" for run in self.runs)

@@ -14,7 +14,7 @@ from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog
-from edgeserve.replay._simulation import reached_ms
+from edgeserve.replay._simulation import reached_times_ms
 from tests.replay.recorded import arrived, only_run, random_batches, random_compute, random_flows
 
 WALL_MS = 1_700_000_000_000
@@ -75,7 +75,7 @@ def numbers(log: ReplayLog) -> list[list[int]]:
 
 def test_what_came_while_the_operator_waited_reached_it_when_it_was_received(tmp_path: Path) -> None:
     write_log(tmp_path, every(10, count=5), ["cam"])
-    assert reached_ms(History.of(only_run(tmp_path, "op"))) == [0, 10, 20, 30, 40]
+    assert reached_times_ms(History.of(only_run(tmp_path, "op"))) == [0, 10, 20, 30, 40]
 
 
 def test_a_task_that_is_too_slow_falls_behind_and_a_fast_one_does_not(tmp_path: Path) -> None:
