@@ -43,6 +43,7 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame) -> tup
     columns |= {
         "used_ms": _taken(numbers(uses["started_ms"]), first),
         "age_ms": ways.finished_ms - ways.captured_ms,
+        "compute_ms": ways.compute_ms,
         "clock_shift_ms": ways.shifts_ms,
     }
     sinks = uses["operator"].reindex(first).reset_index(drop=True)
@@ -84,6 +85,7 @@ class _Ways:
         finished_ms: When each was.
         captured_ms: When its last input was captured, by one clock.
         shifts_ms: What that differs by from what the source's clock said.
+        compute_ms: How long tasks took, its own among them, until it was finished.
     """
 
     def __init__(self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame) -> None:
@@ -102,6 +104,7 @@ class _Ways:
         waited_ms = np.where(parents >= 0, _taken(self.captured_ms, parents) - self.captured_ms, 0.0)
         compute_ms = self.finished_ms - numbers(predictions["started_ms"])
         self._spent = self._sums([hops.transfer_ms, hops.queueing_ms + waited_ms, compute_ms], parents)
+        self.compute_ms = self._spent[-1]
 
     def _parents(self, rows: pd.DataFrame) -> NDArray[np.int64]:
         if not len(self._first):

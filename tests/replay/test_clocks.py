@@ -156,7 +156,7 @@ def test_a_run_made_again_is_told_by_the_same_clock(recorded: Path, tmp_path: Pa
     log = moved(recorded, tmp_path / "moved", hosts, {"there": 5000})
     made, again = log.predictions[log.predictions["operator"] == "work"], replay.run(log, "work").predictions
     assert again["output_id"].tolist() == made["output_id"].tolist()
-    assert again["age_ms"].tolist() == pytest.approx(made["age_ms"].tolist(), abs=0.01)
+    assert again["age_ms"].tolist() == pytest.approx(made["age_ms"].tolist(), abs=2), "clocks are read in whole ms"
     late = replay.grid(log, {"min_interval_ms": [0]}, "work").table["timeliness_p99_ms"][0]
     assert abs(late - made["timeliness_ms"].max()) < 1000, "where nothing is corrected, it is 5 s"
 
