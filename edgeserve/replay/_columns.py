@@ -240,7 +240,8 @@ class Columns:
         self._given_back.extend(each.given_back)
 
     def _take_sent_more(self, each: SentMore, offset_ms: float) -> None:
-        self.sent_more[each.number] = each._replace(payload=None)
+        if each.flow_id or each.is_url:  # else it has but a payload
+            self.sent_more[each.number] = each._replace(payload=None)
 
     def _take_unsent(self, each: Unsent, offset_ms: float) -> None:
         self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms))
