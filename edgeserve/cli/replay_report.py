@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve.errors import UsageError
+from edgeserve.replay._log import answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class Report:
         """What is told of an operator's times: of those that there are, without what is missing."""
         log = self.log
         ran = log.steps[log.steps["operator"] == name]
-        made = log.predictions[log.predictions["operator"] == name]
+        made = answers(log.predictions[log.predictions["operator"] == name])
         yield "in the task", _known(ran["compute_ms"])
         yield "from capture to finish", _known(made["age_ms"])
         yield "from capture to use", _known(made["timeliness_ms"])
@@ -128,7 +129,7 @@ class Report:
     def notes(self) -> Sequence[str]:
         """What the reader has to know of the numbers: what is missing in the logs, and what is known of clocks."""
         notes = [note for run in self.runs for note in self._notes_of(run)]
-        made = self.log.predictions[self.log.predictions["operator"].isin(self.operators)]
+        made = answers(self.log.predictions[self.log.predictions["operator"].isin(self.operators)])
         if len(made) and not made["used_ms"].notna().any():
             notes.append("no log of a sink is here that used the predictions: when they were used is not known")
         return [*notes, *[_clock_note(pair) for pair in self.log.clocks]]
@@ -157,7 +158,7 @@ class Report:
         """The numbers: what is not known is None."""
         operators = [{str(name): value for name, value in row.items()} for row in self._summary.to_dict("records")]
         for row in operators:
-            made = self.log.predictions[self.log.predictions["operator"] == row["operator"]]
+            made = answers(self.log.predictions[self.log.predictions["operator"] == row["operator"]])
             for part in _PARTS:
                 known = _known(made[part])
                 for percent in (50, 99):

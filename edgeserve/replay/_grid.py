@@ -12,7 +12,7 @@ from edgeserve.errors import UsageError
 from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._grid_picture import draw_grid
-from edgeserve.replay._log import ReplayLog
+from edgeserve.replay._log import ReplayLog, answers
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class Grid:
     Attributes:
         table: A row for each combination: the knobs, then
 
-            - `predictions`: how many there were, and `rate_per_s` how many a second;
-            - `coverage`: the share of the first source's examples that went into one;
+            - `predictions`: how many there were, and `rate_per_s` how many a second, without those of a model that ask
+              the next one of its cascade;
+            - `coverage`: the share of the first source's examples that went into an output;
             - `timeliness_p50_ms`, `timeliness_p99_ms`: from the capture of a prediction's last input to its use; the
               way to the sink is taken to be as long as it was half of the time in the recorded run, and nothing if that
               has no sink;
@@ -138,7 +139,7 @@ def _way_to_use_ms(replayer: Replayer) -> float:
 
 
 def _figures(again: ReplayLog, replayer: Replayer, to_use_ms: float) -> dict[str, Any]:
-    made = again.predictions
+    made = answers(again.predictions)
     ages_ms, spreads_ms = made["age_ms"].astype("float64") + to_use_ms, made["spread_ms"].astype("float64")
     first_source = next(iter(replayer.plan({}).parameters.values()))
     of_first = again.examples[again.examples["source"] == first_source] if first_source else again.examples

@@ -72,7 +72,8 @@ class ReplayLog:
             (`min_interval_ms`, a batch, `max_wait_ms`), or the fate of the example. Where the task ran, `input_ids` is
             what it ran on; `compute_ms` is without `fetch_ms`.
         predictions: A row for each output that was sent. `input_ids` are the examples it was made from, `spread_ms`
-            how far apart they were captured, `is_satisfied` what a model said. `age_ms` is the time from the capture of
+            how far apart they were captured, `is_satisfied` what a model said, `is_escalated` whether it asks the next
+            model of a cascade instead of answering. `age_ms` is the time from the capture of
             its last input until it was finished, `timeliness_ms` until it was used, which is when the function of the
             sink `used_by` was called with it; `staleness_ms` the same from the capture of the first input. On the last
             input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
@@ -118,8 +119,8 @@ class ReplayLog:
     def summary(self) -> pd.DataFrame:
         """A row for each operator, over its runs: what it received and made of it, how fast, how late, what it dropped.
 
-        `rate_per_s` is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th
-        percentiles.
+        `escalated` are those of `sent` that ask the next model of a cascade, and whose times do not count. `rate_per_s`
+        is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th percentiles.
         """
         pandas = require("pandas", "replay", PURPOSE)
         latest = {run.operator: run for run in self.runs}
@@ -130,6 +131,7 @@ class ReplayLog:
         examples = self.examples[self.examples["operator"] == name]
         ran = self.steps[(self.steps["operator"] == name) & self.steps["started_ms"].notna()]
         made = self.predictions[self.predictions["operator"] == name]
+        answered = answers(made)
         is_source = not run.topics_in
         times = self.sent["handed_ms"] if is_source else ran["started_ms"]
         if is_source:
@@ -141,15 +143,16 @@ class ReplayLog:
             "received": len(examples),
             "runs": len(times) if is_source else len(ran),
             "sent": len(times) if is_source else len(made),
+            "escalated": len(made) - len(answered),
             "dropped": int((self.drops["operator"] == name).sum()),
             "held": self._held.get(name, 0),
             "rate_per_s": (len(times) - 1) / span_s if span_s else float("nan"),
             "compute_p50_ms": _quantile(ran["compute_ms"], 0.5),
             "compute_p99_ms": _quantile(ran["compute_ms"], 0.99),
-            "age_p50_ms": _quantile(made["age_ms"], 0.5),
-            "age_p99_ms": _quantile(made["age_ms"], 0.99),
-            "timeliness_p50_ms": _quantile(made["timeliness_ms"], 0.5),
-            "timeliness_p99_ms": _quantile(made["timeliness_ms"], 0.99),
+            "age_p50_ms": _quantile(answered["age_ms"], 0.5),
+            "age_p99_ms": _quantile(answered["age_ms"], 0.99),
+            "timeliness_p50_ms": _quantile(answered["timeliness_ms"], 0.5),
+            "timeliness_p99_ms": _quantile(answered["timeliness_ms"], 0.99),
         }
 
     def plot_timeline(
@@ -199,7 +202,7 @@ class ReplayLog:
             UsageError: There is no such operator.
             MissingExtra: matplotlib is not installed.
         """
-        made = self.predictions
+        made = answers(self.predictions)
         if operator is not None:
             name = self._joining(operator)
             made = made[(made["operator"] == name) | (made["used_by"] == name).fillna(False)]
@@ -276,6 +279,11 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Rep
         MissingExtra: pandas or pyarrow is not installed.
     """
     return ReplayLog(find_runs(path))
+
+
+def answers(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Those that answer; the others ask the next model of a cascade."""
+    return predictions[~predictions["is_escalated"].astype(bool)]
 
 
 def _run_of(columns: Columns, run: Logged) -> OperatorRun:
