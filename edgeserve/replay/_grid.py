@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._extras import require
 from edgeserve._payload import Gate
@@ -108,18 +108,41 @@ def grid(
         task_ms=task_ms if task_ms is not None else "recorded",
         is_right=is_right,
     )
-    return tried(replayer, knobs)
-
-
-def tried(replayer: Replayer, knobs: Mapping[str, Sequence[Any]]) -> Grid:
-    """Try each combination."""
-    pandas = require("pandas", "replay", PURPOSE)
     chosen = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
     for each in chosen:
         replayer.plan(each)  # all are checked before the first one runs
-    to_use_ms = _way_to_use_ms(replayer)
-    rows = [{**each, **_figures(replayer.run(each), replayer, to_use_ms)} for each in chosen]
-    return Grid(pandas.DataFrame(rows), {name: list(values) for name, values in knobs.items()})
+    trials = Trials(replayer)
+    table = require("pandas", "replay", PURPOSE).DataFrame([trials.run(each).row for each in chosen])
+    return Grid(table, {name: list(values) for name, values in knobs.items()})
+
+
+class Trial(NamedTuple):
+    """One combination of knobs.
+
+    Attributes:
+        row: The knobs and the figures, as in the table of a `Grid`.
+        log: The run.
+    """
+
+    row: dict[str, Any]
+    log: ReplayLog
+
+
+class Trials:
+    """Tries combinations of knobs.
+
+    Args:
+        replayer: What runs them.
+    """
+
+    def __init__(self, replayer: Replayer) -> None:
+        self._replayer = replayer
+        self._to_use_ms = _way_to_use_ms(replayer)
+
+    def run(self, knobs: Mapping[str, Any]) -> Trial:
+        """Try one."""
+        log = self._replayer.run(knobs)
+        return Trial({**knobs, **_figures(log, self._replayer, self._to_use_ms)}, log)
 
 
 def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
