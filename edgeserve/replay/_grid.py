@@ -13,6 +13,7 @@ from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._grid_picture import draw_grid
 from edgeserve.replay._log import ReplayLog, answers
+from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Grid:
 def grid(
     log: Log,
     knobs: Mapping[str, Sequence[Any]],
-    operator: str | None = None,
+    operator: str | OperatorRun | None = None,
     *,
     task: Callable[..., Any] | None = None,
     gate_in: Gate | Mapping[str, Gate] | None = None,
@@ -82,7 +83,8 @@ def grid(
     Args:
         log: The log, or where it is.
         knobs: Values to try, by the operator's argument: `{'max_time_diff_ms': [10, 50], 'min_interval_ms': [0, 100]}`.
-        operator: Whose run; None where there is one operator that joins and sends.
+        operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
+            sends.
         task: As for `run`.
         gate_in: As for `run`.
         decode: As for `run`.
@@ -156,8 +158,9 @@ def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
 
 def _way_to_use_ms(replayer: Replayer) -> float:
     """How long it took from the end of the task to the use, half of the times; 0 where no sink has a log."""
-    made = replayer.recorded.predictions
-    mine = made[(made["operator"] == replayer.history.head.operator) & made["used_ms"].notna()]
+    places = [place for place, run in enumerate(replayer.recorded.runs) if run.id == replayer.history.head.run]
+    made = answers(replayer.recorded.predictions)
+    mine = made[made["run"].isin(places) & made["used_ms"].notna()]
     return float((mine["used_ms"] - mine["finished_ms"]).astype("float64").median()) if len(mine) else 0.0
 
 

@@ -15,6 +15,7 @@ from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._grid import Trials
 from edgeserve.replay._log import ReplayLog
+from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Suggestion:
 
 def suggest(
     log: Log,
-    operator: str | None = None,
+    operator: str | OperatorRun | None = None,
     *,
     timeliness_ms: float | None = None,
     staleness_ms: float | None = None,
@@ -77,7 +78,8 @@ def suggest(
 
     Args:
         log: The log, or where it is.
-        operator: Whose run; None where there is one operator that joins and sends.
+        operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
+            sends.
         timeliness_ms: No more than this from the capture of the last input to the use, for 99 of 100 predictions.
         staleness_ms: The same from the capture of the first input.
         coverage: The share that is to be matched at the full rate, of what `widest_ms` would match; from 0 to 1. It
