@@ -217,8 +217,15 @@ class Columns:
         self.steps.ran(inputs, start_ms, each.fetch_ms, finish_ms, sent, each.error)
         for output in outputs:
             made_of = inputs if output.numbers is None else output.numbers
-            said = {"is_satisfied": output.is_satisfied, "is_escalated": output.port != 0}
-            self.predictions.add(made_of, output.id, output.size, start_ms, finish_ms, **said)
+            self.predictions.add(
+                made_of,
+                output.id,
+                output.size,
+                start_ms,
+                finish_ms,
+                is_satisfied=output.is_satisfied,
+                is_escalated=output.port != 0,
+            )
 
     def _inputs_of(self, each: Ran) -> Sequence[int]:
         """What the task ran on: the last job, or the part of it of which something came."""

@@ -41,11 +41,11 @@ class ReplayLog:
             what it ran on; `compute_ms` is without `fetch_ms`.
         predictions: A row for each output that was sent. `input_ids` are the examples it was made from, `spread_ms`
             how far apart they were captured, `is_satisfied` what a model said, `is_escalated` whether it asks the next
-            model of a cascade instead of answering. `age_ms` is the time from the capture of
-            its last input until it was finished, `timeliness_ms` until it was used, which is when the function of the
-            sink `used_by` was called with it; `staleness_ms` the same from the capture of the first input. On the last
-            input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
-            `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
+            model of a cascade instead of answering. `age_ms` is the time from the capture of its last input until it
+            was finished, `timeliness_ms` until it was used, which is when the function of the sink `used_by` was called
+            with it; `staleness_ms` the same from the capture of the first input. On the last input's way, `transfer_ms`
+            was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and `compute_ms` in tasks and
+            fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
         drops: The examples that were received and not used, with their fates; `waited_ms` since they were received,
             `age_ms` since they were captured. And the items that sources did not send, which have neither.
         runs: What each operator's log says of its run. One of them can be given where an operator is.
@@ -75,7 +75,7 @@ class ReplayLog:
         Raises:
             UsageError: There is none, or there are several.
         """
-        return self._logged[joining(self._operators, operator).only_place]
+        return self._logged[joining(self._operators, operator).only_place()]
 
     def summary(self) -> pd.DataFrame:
         """A row for each operator, over its runs: what it received and made of it, how fast, how late, what it dropped.

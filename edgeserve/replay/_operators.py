@@ -88,7 +88,6 @@ class LoggedOperator:
         """What one of its runs is called."""
         return self.name if len(self.runs) == 1 else f"{self.name} (run of {moment(run.started_ms)})"
 
-    @property
     def only_place(self) -> int:
         """Where its run is.
 
