@@ -218,7 +218,15 @@ class Columns:
         self.steps.ran(inputs, start_ms, each.fetch_ms, finish_ms, sent, each.error)
         for output in outputs:
             made_of = inputs if output.numbers is None else output.numbers
-            self.predictions.add(made_of, output.id, output.size, start_ms, finish_ms, is_satisfied=output.is_satisfied)
+            self.predictions.add(
+                made_of,
+                output.id,
+                output.size,
+                start_ms,
+                finish_ms,
+                is_satisfied=output.is_satisfied,
+                is_escalated=output.port != 0,
+            )
 
     def _inputs_of(self, each: Ran) -> Sequence[int]:
         """What the task ran on: the last job, or the part of it of which something came."""
@@ -241,7 +249,8 @@ class Columns:
         self._given_back.extend(each.given_back)
 
     def _take_sent_more(self, each: SentMore, offset_ms: float) -> None:
-        self.sent_more[each.number] = each._replace(payload=None)
+        if each.flow_id or each.is_url:  # else it has but a payload
+            self.sent_more[each.number] = each._replace(payload=None)
 
     def _take_unsent(self, each: Unsent, offset_ms: float) -> None:
         self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms))

@@ -84,8 +84,9 @@ _STEPS = [
     "finished_ms", "outputs", "error",
 ]  # fmt: skip
 _PREDICTIONS = [
-    "operator", "run", "output_id", "input_ids", "flow_id", "is_satisfied", "capture_ms", "oldest_capture_ms",
-    "spread_ms", "reached_ms", "received_ms", "started_ms", "finished_ms", "size_bytes", "last_input_id",
+    "operator", "run", "output_id", "input_ids", "flow_id", "is_satisfied", "is_escalated", "capture_ms",
+    "oldest_capture_ms", "spread_ms", "reached_ms", "received_ms", "started_ms", "finished_ms", "size_bytes",
+    "last_input_id",
 ]  # fmt: skip
 _USES = [
     "operator", "run", "last_input_id", "capture_ms", "reached_ms", "received_ms", "started_ms", "finished_ms",
@@ -227,6 +228,7 @@ class _Maker:
             input_ids=self._lists(run, made.inputs),
             flow_id=self._flows(flows, count),
             is_satisfied=self._pa.array(np.array(made.is_satisfied, dtype=bool), self._pa.bool_(), mask=unsaid),
+            is_escalated=np.array(made.is_escalated, dtype=bool),
             capture_ms=self._pa.array(newest, mask=unknown),
             oldest_capture_ms=self._pa.array(oldest, mask=unknown),
             spread_ms=self._pa.array(newest - oldest, mask=unknown),

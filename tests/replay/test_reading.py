@@ -19,10 +19,11 @@ from edgeserve._log.reading import Block
 from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
+from edgeserve.replay._columns import Columns
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.operators.conftest import Wire
-from tests.replay.recorded import arrived
+from tests.replay.recorded import arrived, only_run
 
 PARTS = ["transfer_ms", "queueing_ms", "compute_ms"]
 
@@ -337,6 +338,20 @@ def test_what_a_source_does_not_send_is_a_drop_of_its_own(logs: Path) -> None:
     assert log.drops["dropped_ms"].is_monotonic_increasing
     assert fates == {"gated": 2, "used": 2}
     assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[2, 2]]
+
+
+def test_of_what_a_source_sent_only_flows_and_urls_are_kept_beside_the_columns(logs: Path) -> None:
+    broker = memory_broker()
+    for name, flow_id in (("plain", None), ("flows", str)):
+        with DataSource(range(3), broker, name, str, flow_id=flow_id, log_path=logs, log_verbose=True) as source:
+            assert len(list(source)) == 3
+    end_memory_broker(broker)
+    assert Columns(only_run(logs, "plain")).sent_more == {}
+    assert [each.flow_id for each in Columns(only_run(logs, "flows")).sent_more.values()] == [b"0", b"1", b"2"]
+    sent = replay.load(logs).sent.set_index("operator")
+    assert sent.loc["flows", "flow_id"].tolist() == ["0", "1", "2"]
+    assert sent.loc["plain", "flow_id"].isna().all()
+    assert len(sent.loc["plain"]) == 3
 
 
 # Whatever the records are
