@@ -11,16 +11,19 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import msgpack
 
 from benchmarks.harness import Pipeline, apache_pulsar, options_of, progress, publish, ratios, spread, table
+from benchmarks.joins import feed, first_of
 from benchmarks.spec import Report, Spec
+from edgeserve import Compute
+from edgeserve.testing import end_memory_broker, memory_broker
 
 PLAIN = "without logs"
 ROLES = ("source", "compute", "sink")
@@ -71,6 +74,21 @@ def written(folder: str, count: int) -> int:
     return 3 * count
 
 
+def written_join(folder: str, count: int) -> int:
+    """Have a join of two sources leave a log of so many examples. How many records that is."""
+    address, sources = memory_broker(), ("s0", "s1")
+    feed(address, len(sources), count)
+    with Compute(
+        first_of, address, inputs={name: name for name in sources}, log_path=folder, idle_timeout_ms=1000
+    ) as compute:
+        for _ in compute:
+            pass
+        stats = compute.stats
+    end_memory_broker(address)
+    # What arrived, what the join decided about it, and, but for the first turn, what came of that.
+    return 2 * stats.received + stats.sent
+
+
 def read_bare(folder: str) -> None:
     """The reference: the same bytes through msgpack, and nothing made of them."""
     for path in Path(folder).iterdir():
@@ -86,6 +104,37 @@ def read_tables(folder: str) -> None:
     replay.load(folder)
 
 
+def read_and_run_again(folder: str) -> None:
+    """On a simulated clock, as for a row of a grid."""
+    from edgeserve import replay
+
+    again = replay.run(replay.load(folder), task_ms="recorded")
+    if not len(again.predictions):
+        raise RuntimeError("nothing was joined when the log was run again")
+
+
+BARE, LOAD, RUN_AGAIN = "bare msgpack", "replay.load", "replay.load and replay.run"
+READERS: Mapping[str, Callable[[str], None]] = {BARE: read_bare, LOAD: read_tables, RUN_AGAIN: read_and_run_again}
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Logs that are read.
+
+    Attributes:
+        name: What they are of.
+        write: Has so many examples leave them in a folder; how many records that is.
+        readers: What they are read with; the first is the reference.
+    """
+
+    name: str
+    write: Callable[[str, int], int]
+    readers: Sequence[str]
+
+
+LOGS = [Logs("served at once", written, (BARE, LOAD)), Logs("join", written_join, (BARE, LOAD, RUN_AGAIN))]
+
+
 def reading(name: str, folder: str) -> tuple[float, float]:
     """How long a reader takes, in s, and how much memory it needs beyond that of its imports, in bytes.
 
@@ -99,32 +148,36 @@ def _timed_reading(name: str, folder: str) -> tuple[float, float]:
     import pandas  # noqa: F401 - so that it is not measured
     import pyarrow  # noqa: F401
 
-    reader = {"bare msgpack": read_bare, "replay.load": read_tables}[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    reader(folder)
+    READERS[name](folder)
     taken_s = time.perf_counter() - began
     return taken_s, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024.0
 
 
 def measure_reading(counts: Sequence[int], repeats: int) -> str:
-    rows = []
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            records = written(folder, count)
-            size = sum(path.stat().st_size for path in Path(folder).iterdir())
-            found: dict[str, list[tuple[float, float]]] = {"bare msgpack": [], "replay.load": []}
-            for repeat in range(repeats):
-                for name, runs in found.items():
-                    runs.append(reading(name, folder))
-                    progress(f"{records:,} records, repeat {repeat + 1}: {name}: {runs[-1][0]:.2f} s")
-        bare = [taken for taken, _ in found["bare msgpack"]]
-        for name, runs in found.items():
-            taken = [each for each, _ in runs]
-            memory = [each / size for _, each in runs]
-            rows.append([f"{records:,}", f"{size / 1e6:.0f}", name, spread(taken), ratios(taken, bare), spread(memory)])
-    head = ["records", "MB of logs", "reader", "s", "ratio", "memory beyond the imports / bytes of the logs"]
+    rows = [row for logs in LOGS for count in counts for row in readings(logs, count, repeats)]
+    head = ["logs", "records", "MB of logs", "reader", "s", "ratio", "memory beyond the imports / bytes of the logs"]
     return table(head, rows)
+
+
+def readings(logs: Logs, count: int, repeats: int) -> list[list[str]]:
+    """A row for each reader."""
+    with tempfile.TemporaryDirectory() as folder:
+        records = logs.write(folder, count)
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in logs.readers}
+        for repeat in range(repeats):
+            for name, runs in found.items():
+                runs.append(reading(name, folder))
+                progress(f"{logs.name}, {records:,} records, repeat {repeat + 1}: {name}: {runs[-1][0]:.2f} s")
+    bare = [taken for taken, _ in found[BARE]]
+    rows = []
+    for name, runs in found.items():
+        taken = [each for each, _ in runs]
+        of_logs = [logs.name, f"{records:,}", f"{size / 1e6:.0f}"]
+        rows.append([*of_logs, name, spread(taken), ratios(taken, bare), spread([each / size for _, each in runs])])
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,8 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = [2000] if options.quick else [100_000, 340_000]
     parts += [
         "## Reading",
-        "The logs of a source, a compute and a sink, read by `edgeserve.replay.load` into tables, and, as the\n"
-        "reference, by msgpack alone. Each time in a process of its own.",
+        "Served at once: the logs of a source, a compute and a sink, read by `edgeserve.replay.load` into tables,\n"
+        "and, as the reference, by msgpack alone. Join: the log of a compute that joins two sources by `latest`, of\n"
+        "which each step has a record of what arrived, of what was decided and of what came of it; it is also run\n"
+        "again, by `edgeserve.replay.run` on a simulated clock. Each time in a process of its own.",
         measure_reading(counts, options.repeats),
     ]
     publish("logs", "What replay logs cost, and reading them", parts, options)

@@ -301,6 +301,7 @@ class CodeSource(DataSource):
         stream: Any iterable of str. With a key, an item that is but a URL of a known scheme stands for the script that
             is there: it is fetched once, to be signed, and the URL travels.
         pulsar_node, gate, topic: As for `DataSource`; the default gate encodes as UTF-8.
+        log_path, log_filename, log_verbose: As for `DataSource`.
         key: What the scripts are signed with: 16 bytes or more, 32 random ones at best (`secrets.token_bytes(32)`).
             Whoever has it can run code on the nodes of its workers. None: nothing is signed.
         store: Where scripts are kept, so that only their URLs and signatures travel; None sends them whole.
@@ -320,6 +321,9 @@ class CodeSource(DataSource):
         gate: Gate | None = text_out,
         topic: str = "src",
         *,
+        log_path: LogPath = None,
+        log_filename: str | None = None,
+        log_verbose: bool = False,
         key: bytes | None = None,
         store: PayloadStore | None = None,
         store_above_bytes: int = _STORE_ABOVE_BYTES,
@@ -333,7 +337,18 @@ class CodeSource(DataSource):
             options = {"packing": False}  # workers that share a topic share it message by message
         elif fetching is not None:
             raise UsageError("fetching= is for scripts that are fetched to be signed: give a key=")
-        super().__init__(stream, pulsar_node, "code-source", gate, topic, clock=clock, **options)
+        super().__init__(
+            stream,
+            pulsar_node,
+            "code-source",
+            gate,
+            topic,
+            log_path,
+            log_filename,
+            log_verbose=log_verbose,
+            clock=clock,
+            **options,
+        )
         if sealing is not None:
             self._sealing = sealing
             self._parts.callback(self._close_flushed, sealing)

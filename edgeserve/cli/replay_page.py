@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from edgeserve.cli.replay_report import Report, Section
+    from edgeserve.replay._operators import LoggedOperator
 
 _DPI = 144
 _WIDE, _USUAL = (10.0, 4.0), (6.4, 4.8)
@@ -41,12 +42,12 @@ def page(report: Report) -> str:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    title = f"Replay logs of {', '.join(report.operators)}"
+    title = f"Replay logs of {', '.join(each.name for each in report.operators)}"
     parts = [f"<h1>{_text(title)}</h1>", f'<p class="quiet">{_text(report.heading())}</p>']
     if notes := report.notes():
         parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>")
     parts += [_section(section) for section in report.sections()]
-    parts += [_pictures(report, name) for name in report.joining]
+    parts += [_pictures(report, each) for each in report.joining]
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -70,13 +71,13 @@ def _section(section: Section) -> str:
     )
 
 
-def _pictures(report: Report, name: str) -> str:
-    log = report.log
+def _pictures(report: Report, of: LoggedOperator) -> str:
+    log, name = report.log, of.name
     images = [
         _image(f"Time line of {name}", _WIDE, lambda ax: log.plot_timeline(name, ax=ax)),
         _image(f"Drops of {name} over time", _USUAL, lambda ax: log.plot_drops(name, ax)),
     ]
-    if (log.predictions["operator"] == name).any():
+    if len(of.rows(log.predictions)):
         images.insert(1, _image(f"Latencies of {name}", _USUAL, lambda ax: log.plot_latencies(name, ax)))
     return f'<h2>{_text(name)}</h2>\n<div class="pictures">\n{chr(10).join(images)}\n</div>'
 

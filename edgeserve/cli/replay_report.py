@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve.errors import UsageError
+from edgeserve.replay._log import answers
+from edgeserve.replay._operators import LoggedOperator, moment, named, operators_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,28 +41,27 @@ class Report:
 
     Args:
         log: The log.
-        operator: The operator that it is about; None for all.
+        operator: The name of the operator that it is about, or of several that have the same; None for all.
 
     Raises:
         UsageError: There is no such operator.
     """
 
     def __init__(self, log: ReplayLog, operator: str | None) -> None:
-        names = list(dict.fromkeys(run.operator for run in log.runs))
-        if operator is not None and operator not in names:
-            raise UsageError(f"--operator is {operator!r}: the log has {', '.join(names)}")
+        known = operators_of(log.runs)
         self.log = log
-        self.operators = names if operator is None else [operator]
-        self.runs = [run for run in log.runs if run.operator in self.operators]
+        self.operators = known if operator is None else named(known, operator)
+        if not self.operators:
+            raise UsageError(f"--operator is {operator!r}: the log has {', '.join(each.name for each in known)}")
+        self.runs = [run for each in self.operators for run in each.runs.values()]
         summary = log.summary()
-        self._summary = summary[summary["operator"].isin(self.operators)]
+        self._summary = summary[summary["operator"].isin([each.name for each in self.operators])].to_dict("records")
 
     @property
-    def joining(self) -> Sequence[str]:
+    def joining(self) -> Sequence[LoggedOperator]:
         """The operators that received something; sinks come last, as they do on the way."""
-        received = set(self.log.examples["operator"].unique())
-        sending = {run.operator for run in self.runs if run.topics_out}
-        return sorted((name for name in self.operators if name in received), key=lambda name: name not in sending)
+        received = [each for each in self.operators if len(each.rows(self.log.examples))]
+        return sorted(received, key=lambda each: each.is_sink)
 
     def sections(self) -> Sequence[Section]:
         """All that there is a row for."""
@@ -69,15 +69,14 @@ class Report:
         return [section for section in sections if section.rows]
 
     def _counts(self) -> Section:
-        runs = {run.operator: run for run in self.runs}
         rows = []
-        for row in self._summary.to_dict("records"):
-            run = runs[row["operator"]]
+        for of, row in zip(self.operators, self._summary, strict=True):
+            run = of.latest
             told = [*(["received", "runs"] if run.topics_in else []), *(["sent"] if run.topics_out else [])]
             told += ["dropped", "held"] if run.topics_in else ["dropped"] if row["dropped"] else []
             texts = [f"{row[name]:,}" if name in told else "" for name in _COUNTS]
             rate = "" if math.isnan(row["rate_per_s"]) else f"{_digits(row['rate_per_s'])}/s"
-            rows.append([run.operator, run.operator_class, run.host, *texts, rate])
+            rows.append([of.name, run.operator_class, run.host, *texts, rate])
         headings = ["operator", "class", "host", *_COUNTS, "rate"]
         if len({run.host for run in self.log.runs}) == 1:
             headings, rows = _without(2, headings), [_without(2, row) for row in rows]
@@ -85,19 +84,17 @@ class Report:
 
     def _times(self) -> Section:
         rows = []
-        for name in self.operators:
-            lines = [(label, column) for label, column in self._durations(name) if len(column)]
+        for of in self.operators:
+            lines = [(label, column) for label, column in self._durations(of) if len(column)]
             for place, (label, column) in enumerate(lines):
                 shown = [duration(float(column.quantile(share))) for share in (0.5, 0.99)]
-                rows.append([name if place == 0 else "", label, *shown])
+                rows.append([of.name if place == 0 else "", label, *shown])
         return Section("Times", ["operator", "time", "p50", "p99"], rows, 2)
 
-    def _durations(self, name: str) -> Iterable[tuple[str, pd.Series]]:
+    def _durations(self, of: LoggedOperator) -> Iterable[tuple[str, pd.Series]]:
         """What is told of an operator's times: of those that there are, without what is missing."""
-        log = self.log
-        ran = log.steps[log.steps["operator"] == name]
-        made = log.predictions[log.predictions["operator"] == name]
-        yield "in the task", _known(ran["compute_ms"])
+        made = answers(of.rows(self.log.predictions))
+        yield "in the task", _known(of.rows(self.log.steps)["compute_ms"])
         yield "from capture to finish", _known(made["age_ms"])
         yield "from capture to use", _known(made["timeliness_ms"])
         for part in _PARTS:
@@ -105,49 +102,44 @@ class Report:
 
     def _drops(self) -> Section:
         rows = []
-        for name, fate, dropped, received in self._drop_counts():
-            of_fate = self.log.drops[(self.log.drops["operator"] == name) & (self.log.drops["fate"] == fate)]
+        for of, fate, dropped, received in self._drop_counts():
+            drops = of.rows(self.log.drops)
+            of_fate = drops[drops["fate"] == fate]
             times = [_known(of_fate[column]) for column in ("waited_ms", "age_ms")]
             share = f"{_digits(100 * dropped / received)} %"
             medians = [duration(float(each.median())) if len(each) else "" for each in times]
-            rows.append([name, fate, f"{dropped:,}", share, *medians])
+            rows.append([of.name, fate, f"{dropped:,}", share, *medians])
         headings = ["operator", "fate", "examples", "of received", "waited (p50)", "age (p50)"]
         return Section("Drops", headings, rows, 2)
 
-    def _drop_counts(self) -> Iterable[tuple[str, str, int, int]]:
+    def _drop_counts(self) -> Iterable[tuple[LoggedOperator, str, int, int]]:
         """Operator, fate, how many there were, and how many it received or took from its stream."""
-        log = self.log
-        for name in dict.fromkeys([*self.joining, *self.operators]):
-            counts = log.drops[log.drops["operator"] == name]["fate"].value_counts()
-            received = int((log.examples["operator"] == name).sum())
-            if name not in self.joining:
-                received = int((log.sent["operator"] == name).sum() + counts.sum())
+        joining = self.joining
+        for of in [*joining, *(each for each in self.operators if each not in joining)]:
+            counts = of.rows(self.log.drops)["fate"].value_counts()
+            received = len(of.rows(self.log.examples))
+            if of not in joining:
+                received = len(of.rows(self.log.sent)) + int(counts.sum())
             for fate, count in counts.items():
-                yield name, str(fate), int(count), received
+                yield of, str(fate), int(count), received
 
     def notes(self) -> Sequence[str]:
         """What the reader has to know of the numbers: what is missing in the logs, and what is known of clocks."""
-        notes = [note for run in self.runs for note in self._notes_of(run)]
-        made = self.log.predictions[self.log.predictions["operator"].isin(self.operators)]
+        notes = [note for of in self.operators for run in of.runs.values() for note in _notes_of(of.name_of(run), run)]
+        made = answers(self._rows(self.log.predictions))
         if len(made) and not made["used_ms"].notna().any():
             notes.append("no log of a sink is here that used the predictions: when they were used is not known")
         return [*notes, *[_clock_note(pair) for pair in self.log.clocks]]
 
-    def _notes_of(self, run: OperatorRun) -> Iterable[str]:
-        is_one_of_several = [each.operator for each in self.log.runs].count(run.operator) > 1
-        name = f"{run.operator} (run of {moment(run.started_ms)})" if is_one_of_several else run.operator
-        if run.lost:
-            yield f"{name}: {run.lost:,} records are missing, as the disk did not take them in time"
-        if run.torn_bytes:
-            yield f"{name}: the last {run.torn_bytes:,} bytes are no whole records, and were left out"
-        if not run.was_closed:
-            yield f"{name}: it was not closed: it is running still, or was killed"
+    def _rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What a table has of what the report is about."""
+        return table[table["run"].isin([place for of in self.operators for place in of.runs])]
 
     def heading(self) -> str:
         """Which time the logs are of."""
-        log, of = self.log, self.operators
+        log = self.log
         columns = [(log.sent, "handed_ms"), (log.examples, "received_ms"), (log.steps, "finished_ms")]
-        known = [_known(table[table["operator"].isin(of)][column]) for table, column in columns]
+        known = [_known(self._rows(table)[column]) for table, column in columns]
         first = min(run.started_ms for run in self.runs)
         last = max((float(column.max()) for column in known if len(column)), default=float(first))
         runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
@@ -155,15 +147,15 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The numbers: what is not known is None."""
-        operators = [{str(name): value for name, value in row.items()} for row in self._summary.to_dict("records")]
-        for row in operators:
-            made = self.log.predictions[self.log.predictions["operator"] == row["operator"]]
+        operators = [{str(name): value for name, value in row.items()} for row in self._summary]
+        for of, row in zip(self.operators, operators, strict=True):
+            made = answers(of.rows(self.log.predictions))
             for part in _PARTS:
                 known = _known(made[part])
                 for percent in (50, 99):
                     name = f"path_{part.removesuffix('_ms')}_p{percent}_ms"
                     row[name] = float(known.quantile(percent / 100)) if len(known) else None
-        drops = [{"operator": name, "fate": fate, "examples": count} for name, fate, count, _ in self._drop_counts()]
+        drops = [{"operator": of.name, "fate": fate, "examples": count} for of, fate, count, _ in self._drop_counts()]
         return {
             "operators": [_without_nan(row) for row in operators],
             "drops": drops,
@@ -182,10 +174,13 @@ def duration(ms: float) -> str:
     return f"{_digits(ms / 60_000)} min" if abs(ms) < 7_200_000 else f"{_digits(ms / 3_600_000)} h"
 
 
-def moment(wall_ms: float) -> str:
-    """A time of a host's clock, in UTC."""
-    at = datetime.datetime.fromtimestamp(wall_ms / 1000, datetime.timezone.utc)
-    return at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00") + "Z"
+def _notes_of(name: str, run: OperatorRun) -> Iterable[str]:
+    if run.lost:
+        yield f"{name}: {run.lost:,} records are missing, as the disk did not take them in time"
+    if run.torn_bytes:
+        yield f"{name}: the last {run.torn_bytes:,} bytes are no whole records, and were left out"
+    if not run.was_closed:
+        yield f"{name}: it was not closed: it is running still, or was killed"
 
 
 def _clock_note(pair: ClockPair) -> str:

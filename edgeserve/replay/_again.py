@@ -17,6 +17,7 @@ from edgeserve.errors import UsageError
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog, load
 from edgeserve.replay._moments import replay_moments
+from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._simulation import TaskTimes, simulate
 from edgeserve.replay._tools import Callables, IsRight, Scores, Tools, make_tools
 
@@ -44,7 +45,7 @@ class Replayer:
 
     Args:
         log: The log.
-        operator: Whose run; None where there is one that joins.
+        operator: Whose run, or which one of `log.runs`; None where there is one that joins.
         callables: The task and its gates; None: what was made of the inputs is what was made of them then.
         inputs: Sources by parameter, where the names of the task's parameters can't be theirs.
         task_ms: How long the task takes; see `run`.
@@ -54,7 +55,7 @@ class Replayer:
     def __init__(
         self,
         log: Log,
-        operator: str | None,
+        operator: str | OperatorRun | None,
         callables: Callables | None,
         *,
         inputs: Mapping[str, str] | None,
@@ -130,7 +131,9 @@ class Replayer:
         told = {name: _plain(value) for name, value in knobs.items()}
         head = replace(self.history.head, plan={**self.history.head.plan, **told})
         again = RunAgain(head, records, self.history.wall_offset_ms)
-        return ReplayLog([again], tools.scores.by_id if tools is not None and self._is_right is not None else None)
+        return ReplayLog(
+            [again], tools.scores.by_id if tools is not None and self._is_right is not None else None, self.recorded
+        )
 
     def _tools(self) -> Tools | None:
         if self._callables is None:
@@ -140,7 +143,7 @@ class Replayer:
 
 def run(
     log: Log,
-    operator: str | None = None,
+    operator: str | OperatorRun | None = None,
     *,
     task: Callable[..., Any] | None = None,
     gate_in: Gate | Mapping[str, Gate] | None = None,
@@ -160,7 +163,8 @@ def run(
 
     Args:
         log: The log, or where it is.
-        operator: Whose run; None where there is one operator that joins and sends.
+        operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
+            sends.
         task: Another task. It needs payloads in the log (`log_verbose=True`). None: the task does not run; what it made
             of inputs that it was not run on is taken to be one output.
         gate_in: As for the operator; for a model it may be a dict with `'data'` and `'signal'`.

@@ -36,6 +36,7 @@ from edgeserve._log.records import (
     Unsent,
     Withdrawn,
 )
+from edgeserve.replay._reaching import reached_ms
 from edgeserve.replay._rows import FAILED, PACED, RAN, WAITED, Examples, Ids, NotSent, Predictions, Sendings, Steps
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Columns:
     Attributes:
         head: What it is the run of.
         examples: What it received.
-        received_ms, capture_ms: Of each of these.
+        received_ms, reached_ms, capture_ms: Of each of these.
         fate, fate_ms, uses: What became of each, when, and how often it was used.
         steps: What was decided and run.
         predictions: What came of that.
@@ -222,7 +223,15 @@ class Columns:
         self.steps.ran(inputs, start_ms, each.fetch_ms, finish_ms, sent, each.error)
         for output in outputs:
             made_of = inputs if output.numbers is None else output.numbers
-            self.predictions.add(made_of, output.id, output.size, start_ms, finish_ms, is_satisfied=output.is_satisfied)
+            self.predictions.add(
+                made_of,
+                output.id,
+                output.size,
+                start_ms,
+                finish_ms,
+                is_satisfied=output.is_satisfied,
+                is_escalated=output.port != 0,
+            )
 
     def _inputs_of(self, each: Ran) -> Sequence[int]:
         """What the task ran on: the last job, or the part of it of which something came."""
@@ -245,7 +254,8 @@ class Columns:
         self._given_back.extend(each.given_back)
 
     def _take_sent_more(self, each: SentMore, offset_ms: float) -> None:
-        self.sent_more[each.number] = each._replace(payload=None)
+        if each.flow_id or each.is_url:  # else it has but a payload
+            self.sent_more[each.number] = each._replace(payload=None)
 
     def _take_unsent(self, each: Unsent, offset_ms: float) -> None:
         self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms))
@@ -269,11 +279,24 @@ class Columns:
         self._row = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._message = np.repeat(np.arange(len(counts)), counts)
         self.received_ms = self.of_message(into.received_ms)
+        self.reached_ms = self.of_message(self._reached_ms())
         self.capture_ms: NDArray[Any] = np.frombuffer(into.capture_ms, dtype=np.int64)
         self._close_sendings()
         self._close_fates(self._take_back(self.predictions.ids))
 
-    def of_message(self, values: array[float] | array[int]) -> NDArray[Any]:
+    def _reached_ms(self) -> NDArray[np.float64]:
+        np, steps = self._np, self.steps
+        finished_ms = np.array(steps.finish_ms)
+        return reached_ms(
+            np,
+            np.array(self.examples.received_ms),
+            np.array(self.examples.publish_ms),
+            np.array(self.examples.source, dtype=np.int64)[self._row[:-1]],  # of the first of its examples
+            np.concatenate([np.array(steps.at_ms), finished_ms[~np.isnan(finished_ms)]]),
+            self.head.started_ms,
+        )
+
+    def of_message(self, values: array[float] | array[int] | NDArray[Any]) -> NDArray[Any]:
         """The value of its message for each example."""
         of_each: NDArray[Any] = self._np.array(values)[self._message]
         return of_each

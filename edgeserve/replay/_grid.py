@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._extras import require
 from edgeserve._payload import Gate
@@ -12,7 +12,8 @@ from edgeserve.errors import UsageError
 from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._grid_picture import draw_grid
-from edgeserve.replay._log import ReplayLog
+from edgeserve.replay._log import ReplayLog, answers
+from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class Grid:
     Attributes:
         table: A row for each combination: the knobs, then
 
-            - `predictions`: how many there were, and `rate_per_s` how many a second;
-            - `coverage`: the share of the first source's examples that went into one;
+            - `predictions`: how many there were, and `rate_per_s` how many a second, without those of a model that ask
+              the next one of its cascade;
+            - `coverage`: the share of the first source's examples that went into an output;
             - `timeliness_p50_ms`, `timeliness_p99_ms`: from the capture of a prediction's last input to its use; the
               way to the sink is taken to be as long as it was half of the time in the recorded run, and nothing if that
               has no sink;
@@ -66,7 +68,7 @@ class Grid:
 def grid(
     log: Log,
     knobs: Mapping[str, Sequence[Any]],
-    operator: str | None = None,
+    operator: str | OperatorRun | None = None,
     *,
     task: Callable[..., Any] | None = None,
     gate_in: Gate | Mapping[str, Gate] | None = None,
@@ -81,7 +83,8 @@ def grid(
     Args:
         log: The log, or where it is.
         knobs: Values to try, by the operator's argument: `{'max_time_diff_ms': [10, 50], 'min_interval_ms': [0, 100]}`.
-        operator: Whose run; None where there is one operator that joins and sends.
+        operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
+            sends.
         task: As for `run`.
         gate_in: As for `run`.
         decode: As for `run`.
@@ -107,18 +110,41 @@ def grid(
         task_ms=task_ms if task_ms is not None else "recorded",
         is_right=is_right,
     )
-    return tried(replayer, knobs)
-
-
-def tried(replayer: Replayer, knobs: Mapping[str, Sequence[Any]]) -> Grid:
-    """Try each combination."""
-    pandas = require("pandas", "replay", PURPOSE)
     chosen = [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
     for each in chosen:
         replayer.plan(each)  # all are checked before the first one runs
-    to_use_ms = _way_to_use_ms(replayer)
-    rows = [{**each, **_figures(replayer.run(each), replayer, to_use_ms)} for each in chosen]
-    return Grid(pandas.DataFrame(rows), {name: list(values) for name, values in knobs.items()})
+    trials = Trials(replayer)
+    table = require("pandas", "replay", PURPOSE).DataFrame([trials.run(each).row for each in chosen])
+    return Grid(table, {name: list(values) for name, values in knobs.items()})
+
+
+class Trial(NamedTuple):
+    """One combination of knobs.
+
+    Attributes:
+        row: The knobs and the figures, as in the table of a `Grid`.
+        log: The run.
+    """
+
+    row: dict[str, Any]
+    log: ReplayLog
+
+
+class Trials:
+    """Tries combinations of knobs.
+
+    Args:
+        replayer: What runs them.
+    """
+
+    def __init__(self, replayer: Replayer) -> None:
+        self._replayer = replayer
+        self._to_use_ms = _way_to_use_ms(replayer)
+
+    def run(self, knobs: Mapping[str, Any]) -> Trial:
+        """Try one."""
+        log = self._replayer.run(knobs)
+        return Trial({**knobs, **_figures(log, self._replayer, self._to_use_ms)}, log)
 
 
 def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
@@ -132,13 +158,14 @@ def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
 
 def _way_to_use_ms(replayer: Replayer) -> float:
     """How long it took from the end of the task to the use, half of the times; 0 where no sink has a log."""
-    made = replayer.recorded.predictions
-    mine = made[(made["operator"] == replayer.history.head.operator) & made["used_ms"].notna()]
+    places = [place for place, run in enumerate(replayer.recorded.runs) if run.id == replayer.history.head.run]
+    made = answers(replayer.recorded.predictions)
+    mine = made[made["run"].isin(places) & made["used_ms"].notna()]
     return float((mine["used_ms"] - mine["finished_ms"]).astype("float64").median()) if len(mine) else 0.0
 
 
 def _figures(again: ReplayLog, replayer: Replayer, to_use_ms: float) -> dict[str, Any]:
-    made = again.predictions
+    made = answers(again.predictions)
     ages_ms, spreads_ms = made["age_ms"].astype("float64") + to_use_ms, made["spread_ms"].astype("float64")
     first_source = next(iter(replayer.plan({}).parameters.values()))
     of_first = again.examples[again.examples["source"] == first_source] if first_source else again.examples

@@ -4,55 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserve._extras import require
 from edgeserve._log.reading import LoggedRun, find_runs
-from edgeserve.errors import UsageError
 from edgeserve.replay._arrays import numbers
 from edgeserve.replay._clocks import ClockPair, tell_clocks
 from edgeserve.replay._columns import HELD, PURPOSE, Columns, Logged
+from edgeserve.replay._operators import LoggedOperator, OperatorRun, joining, operators_of
 from edgeserve.replay._pictures import draw_drops, draw_latencies, draw_timeline
 from edgeserve.replay._tables import Tables, make_tables
 from edgeserve.replay._transfers import fastest_between
+from edgeserve.replay._uses import capture_shifts
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class OperatorRun:
-    """One run of one operator, as its log says.
-
-    Attributes:
-        operator: Its name.
-        operator_class: Its class.
-        host: Where it ran.
-        started_ms: When, ms since the epoch.
-        topics_in: What it read.
-        topics_out: What it wrote.
-        knobs: The arguments of its join, by name; {} for a source.
-        has_payloads: Whether its log has payloads.
-        lost: How many records the log misses, as the disk did not take them in time.
-        torn_bytes: How many bytes at the end of its files are no whole records: it was killed while it wrote them.
-        was_closed: Whether it was closed; else it was killed, or is running.
-    """
-
-    operator: str
-    operator_class: str
-    host: str
-    started_ms: int
-    topics_in: Sequence[str]
-    topics_out: Sequence[str]
-    knobs: Mapping[str, Any]
-    has_payloads: bool
-    lost: int
-    torn_bytes: int
-    was_closed: bool
 
 
 class ReplayLog:
@@ -63,8 +30,10 @@ class ReplayLog:
     the place of its run in `runs`.
 
     Attributes:
-        examples: A row for each example that an operator received. `received_ms` is when the broker's client handed it
-            over; `fate` what became of it, at `settled_ms` (missing: it is held); `uses` how often a task ran on it.
+        examples: A row for each example that an operator received. `received_ms` is when the operator took it from the
+            broker's client; `reached_ms` when it had reached the node, which is sooner where the operator was busy: as
+            long after it was published as the fastest one of its source. `fate` is what became of it, at `settled_ms`
+            (missing: it is held); `uses` how often something came of it.
         sent: A row for each example that a source sent. `taken_ms` is when its stream yielded it, `handed_ms` when it
             was handed over to be sent.
         steps: A row for each step of an operator. `trigger_id` is the example that arrived (missing: a moment that was
@@ -72,89 +41,102 @@ class ReplayLog:
             (`min_interval_ms`, a batch, `max_wait_ms`), or the fate of the example. Where the task ran, `input_ids` is
             what it ran on; `compute_ms` is without `fetch_ms`.
         predictions: A row for each output that was sent. `input_ids` are the examples it was made from, `spread_ms`
-            how far apart they were captured, `is_satisfied` what a model said. `age_ms` is the time from the capture of
-            its last input until it was finished, `timeliness_ms` until it was used, which is when the function of the
-            sink `used_by` was called with it; `staleness_ms` the same from the capture of the first input. On the last
-            input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a turn, and
-            `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. `is_right` is there if it was asked for.
-        drops: The examples that were received and not used, with their fates; `waited_ms` since they were received,
-            `age_ms` since they were captured. And the items that sources did not send, which have neither.
-        runs: What each operator's log says of its run.
+            how far apart they were captured, `is_satisfied` what a model said, `is_escalated` whether it asks the next
+            model of a cascade instead of answering. `age_ms` is the time from the capture of its last input until it
+            was finished, `timeliness_ms` until it was used, which is when the function of the sink `used_by` was called
+            with it, the first one if there are several; `staleness_ms` the same from the capture of the first input. On
+            the last input's way, `transfer_ms` was spent between nodes, `queueing_ms` waiting on one, for a match or a
+            turn or to be sent, and `compute_ms` in tasks and fetches: they add up to `timeliness_ms`. Where a source
+            has no log, its part is in `transfer_ms`. `clock_shift_ms` is what brings `capture_ms` to the clock of the
+            other times. `is_right` is there if it was asked for.
+        uses: A row for each time that a sink took something: a prediction, or what a source sent. Its times are as in
+            the table of predictions.
+        drops: The examples that were received and not used, with their fates; `waited_ms` since they had reached the
+            node, `age_ms` since they were captured. And the items that sources did not send, which have neither.
+        runs: What each operator's log says of its run. One of them can be given where an operator is.
         clocks: What is known of each two hosts' clocks.
     """
 
-    def __init__(self, logged: Sequence[Logged], scores: Mapping[bytes, bool] | None = None) -> None:
+    def __init__(
+        self,
+        logged: Sequence[Logged],
+        scores: Mapping[bytes, bool] | None = None,
+        recorded: ReplayLog | None = None,
+    ) -> None:
+        """Make the tables of runs; of one that was made again, with what is known by the log that it is of."""
         self._logged = list(logged)
         columns = [Columns(run) for run in self._logged]
         hosts = list(dict.fromkeys(run.head.host for run in columns))
-        clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
-        self.clocks: Sequence[ClockPair] = clocks.pairs
+        if recorded is None:
+            self._clocks = tell_clocks(hosts, fastest_between(columns) if len(hosts) > 1 else {})
+        else:
+            self._clocks = recorded._clocks
+        self.clocks: Sequence[ClockPair] = self._clocks.pairs
         self.runs: Sequence[OperatorRun] = [_run_of(each, of) for each, of in zip(columns, self._logged, strict=True)]
-        self._held: dict[str, int] = {}
-        for run in columns:
-            if run.head.plan_kind:
-                name = run.head.operator
-                self._held[name] = self._held.get(name, 0) + int((run.fate == HELD).sum())
-        tables: Tables = make_tables(columns, clocks)
-        self.examples, self.sent, self.steps, self.predictions, self.drops = tables
+        self._operators = operators_of(self.runs)
+        self._held = [int((run.fate == HELD).sum()) for run in columns]
+        known = recorded.origins() if recorded is not None else None
+        tables: Tables = make_tables(columns, self._clocks, known)
+        self.examples, self.sent, self.steps, self.predictions, self.uses, self.drops = tables
+        self._origins = known if known is not None else self.sent
         if scores is not None:
             right = {output_id.hex(): is_right for output_id, is_right in scores.items()}
             said = [right.get(output_id) for output_id in self.predictions["output_id"]]
             pandas = require("pandas", "replay", PURPOSE)
             self.predictions["is_right"] = pandas.array(said, dtype="boolean")
 
-    def logged(self, operator: str | None = None) -> Logged:
-        """The run of an operator that joins, of which there is one, or which is named.
+    def origins(self) -> pd.DataFrame:
+        """What senders say of examples: `example_id`, `clock_shift_ms`, and, if it was a source, `handed_ms`."""
+        pandas = require("pandas", "replay", PURPOSE)
+        columns = ["example_id", "handed_ms", "clock_shift_ms"]
+        made = self.predictions.rename(columns={"output_id": "example_id"}).assign(handed_ms=float("nan"))
+        tables = [each[columns] for each in (self._origins, made) if len(each)]
+        return pandas.concat(tables, ignore_index=True) if tables else self._origins
+
+    def logged(self, operator: str | OperatorRun | None = None) -> Logged:
+        """The run of an operator that joins, of which there is one, or which is named; or this run.
 
         Raises:
             UsageError: There is none, or there are several.
         """
-        name = self._joining(operator)
-        found = [run for run in self._logged if run.head.plan_kind and run.head.operator == name]
-        if len(found) > 1:
-            raise UsageError(f"the log has {len(found)} runs of {name!r}: load the files of one of them")
-        return found[0]
+        return self._logged[joining(self._operators, operator).only_place()]
 
     def summary(self) -> pd.DataFrame:
         """A row for each operator, over its runs: what it received and made of it, how fast, how late, what it dropped.
 
-        `rate_per_s` is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th
-        percentiles.
+        Operators of one name that are of several classes, or between several topics, have a row each.
+        `escalated` are those of `sent` that ask the next model of a cascade, and whose times do not count. `rate_per_s`
+        is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th percentiles.
         """
         pandas = require("pandas", "replay", PURPOSE)
-        latest = {run.operator: run for run in self.runs}
-        return pandas.DataFrame([self._row(run) for run in latest.values()])
+        return pandas.DataFrame([self._row(each) for each in self._operators])
 
-    def _row(self, run: OperatorRun) -> dict[str, Any]:
-        name = run.operator
-        examples = self.examples[self.examples["operator"] == name]
-        ran = self.steps[(self.steps["operator"] == name) & self.steps["started_ms"].notna()]
-        made = self.predictions[self.predictions["operator"] == name]
-        is_source = not run.topics_in
-        times = self.sent["handed_ms"] if is_source else ran["started_ms"]
-        if is_source:
-            times = times[self.sent["operator"] == name]
+    def _row(self, of: LoggedOperator) -> dict[str, Any]:
+        steps, made, is_source = of.rows(self.steps), of.rows(self.predictions), of.is_source
+        ran, answered = steps[steps["started_ms"].notna()], answers(made)
+        times = of.rows(self.sent)["handed_ms"] if is_source else ran["started_ms"]
         span_s = (times.max() - times.min()) / 1000 if len(times) > 1 else 0.0
         return {
-            "operator": name,
-            "class": run.operator_class,
-            "received": len(examples),
+            "operator": of.name,
+            "class": of.latest.operator_class,
+            "received": len(of.rows(self.examples)),
             "runs": len(times) if is_source else len(ran),
             "sent": len(times) if is_source else len(made),
-            "dropped": int((self.drops["operator"] == name).sum()),
-            "held": self._held.get(name, 0),
+            "escalated": len(made) - len(answered),
+            "dropped": len(of.rows(self.drops)),
+            "held": sum(self._held[place] for place in of.runs),
             "rate_per_s": (len(times) - 1) / span_s if span_s else float("nan"),
             "compute_p50_ms": _quantile(ran["compute_ms"], 0.5),
             "compute_p99_ms": _quantile(ran["compute_ms"], 0.99),
-            "age_p50_ms": _quantile(made["age_ms"], 0.5),
-            "age_p99_ms": _quantile(made["age_ms"], 0.99),
-            "timeliness_p50_ms": _quantile(made["timeliness_ms"], 0.5),
-            "timeliness_p99_ms": _quantile(made["timeliness_ms"], 0.99),
+            "age_p50_ms": _quantile(answered["age_ms"], 0.5),
+            "age_p99_ms": _quantile(answered["age_ms"], 0.99),
+            "timeliness_p50_ms": _quantile(answered["timeliness_ms"], 0.5),
+            "timeliness_p99_ms": _quantile(answered["timeliness_ms"], 0.99),
         }
 
     def plot_timeline(
         self,
-        operator: str | None = None,
+        operator: str | OperatorRun | None = None,
         start_ms: float | None = None,
         duration_ms: float | None = None,
         ax: Axes | None = None,
@@ -166,7 +148,7 @@ class ReplayLog:
         these are its uses.
 
         Args:
-            operator: Whose; None where there is one that joins and sends.
+            operator: Whose, by name, over all its runs; or one of `runs`. None where there is one that joins and sends.
             start_ms: Where the window begins, ms since the epoch as in the tables; None: with the first prediction.
             duration_ms: How long it is; None: 30 predictions, or fewer where there were many examples meanwhile.
             ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
@@ -175,88 +157,68 @@ class ReplayLog:
             UsageError: There is no such operator, or there are several.
             MissingExtra: matplotlib is not installed.
         """
-        name = self._joining(operator)
-        examples = self.examples[self.examples["operator"] == name].reset_index(drop=True)
-        made = self.predictions[self.predictions["operator"] == name]
-        is_sink = not any(run.topics_out for run in self.runs if run.operator == name)
-        if is_sink:
-            made = self.steps[(self.steps["operator"] == name) & (self.steps["outcome"] == "ran")]
-        examples = examples.assign(capture_ms=numbers(examples["capture_ms"]) + self._capture_shifts(examples))
-        lanes = self._sources(name, examples)
-        return draw_timeline(name, examples, made, lanes, start_ms, duration_ms, ax, is_sink=is_sink)
+        of = joining(self._operators, operator)
+        examples = of.rows(self.examples).reset_index(drop=True)
+        made = of.rows(self.predictions)
+        if of.is_sink:
+            made = of.rows(self.steps)
+            made = made[made["outcome"] == "ran"]
+        shifts_ms = capture_shifts(examples["example_id"], self._origins, self.predictions)
+        examples = examples.assign(capture_ms=numbers(examples["capture_ms"]) + shifts_ms)
+        lanes = self._sources(of, examples)
+        return draw_timeline(of.name, examples, made, lanes, start_ms, duration_ms, ax, is_sink=of.is_sink)
 
-    def plot_latencies(self, operator: str | None = None, ax: Axes | None = None) -> Axes:
+    def plot_latencies(self, operator: str | OperatorRun | None = None, ax: Axes | None = None) -> Axes:
         """Draw which share of the predictions was used within how long of its last input's capture.
 
         With the predictions of one operator, also what of that was spent between nodes, waiting, and computing. Where
         the log has no sink that used them, the time is that until they were finished.
 
         Args:
-            operator: Whose predictions, or by what sink they were used; None: all, with a line for each operator.
+            operator: Whose predictions, or by what sink they were used, by name, over all its runs; or one of `runs`.
+                None: all, with a line for each operator.
             ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
 
         Raises:
             UsageError: There is no such operator.
             MissingExtra: matplotlib is not installed.
         """
-        made = self.predictions
-        if operator is not None:
-            name = self._joining(operator)
-            made = made[(made["operator"] == name) | (made["used_by"] == name).fillna(False)]
+        made = answers(self.predictions)
         used = made[made["used_ms"].notna()]
+        of = joining(self._operators, operator) if operator is not None else None
+        if of is not None:
+            made, used = of.rows(made), of.rows(self.uses if of.is_sink else used)
         shown, total, end = (used, "timeliness_ms", "use") if len(used) else (made, "age_ms", "finish")
-        names = [str(name) for name in shown["operator"].unique()]
+        times = {each.name: numbers(each.rows(shown)[total]) for each in self._operators}
+        times = {name: each for name, each in times.items() if len(each)}
         title = f"from the last input's capture to the {end}"
-        if len(names) > 1:
-            return draw_latencies({name: numbers(shown[shown["operator"] == name][total]) for name in names}, title, ax)
+        if len(times) > 1:
+            return draw_latencies(times, title, ax)
         parts = {f"to the {end}": numbers(shown[total])}
         if len(used):
             parts |= {part: numbers(shown[f"{part}_ms"]) for part in ("transfer", "queueing", "compute")}
-        return draw_latencies(parts, ": ".join([*([operator] if operator else names), title]), ax)
+        return draw_latencies(parts, ": ".join([*([of.name] if of is not None else times), title]), ax)
 
-    def plot_drops(self, operator: str | None = None, ax: Axes | None = None) -> Axes:
+    def plot_drops(self, operator: str | OperatorRun | None = None, ax: Axes | None = None) -> Axes:
         """Draw how many examples were dropped over time, by their fate, and how many were received.
 
         Args:
-            operator: Whose; None where there is one that joins and sends.
+            operator: Whose, by name, over all its runs; or one of `runs`. None where there is one that joins and sends.
             ax: Where to draw; None for a new figure of `matplotlib.pyplot`.
 
         Raises:
             UsageError: There is no such operator, or there are several.
             MissingExtra: matplotlib is not installed.
         """
-        name = self._joining(operator)
-        return draw_drops(name, self.examples[self.examples["operator"] == name], ax)
+        of = joining(self._operators, operator)
+        return draw_drops(of.name, of.rows(self.examples), ax)
 
-    def _joining(self, operator: str | None) -> str:
-        """The name of an operator that receives; unlike `logged`, it may have had several runs."""
-        joining = {run.operator: run for run in self.runs if run.topics_in}
-        if operator is None:
-            sending = [name for name, run in joining.items() if run.topics_out] or list(joining)
-            if len(sending) != 1:
-                raise UsageError(f"the log has runs of {_listed(joining) or 'no operator that joins'}: give operator=")
-            return sending[0]
-        if operator not in joining:
-            raise UsageError(f"the log has no run of {operator!r} that joins: it has those of {_listed(joining)}")
-        return operator
-
-    def _sources(self, operator: str, examples: pd.DataFrame) -> list[str]:
+    def _sources(self, of: LoggedOperator, examples: pd.DataFrame) -> list[str]:
         """Where its examples come from: first in the order of the task's parameters, then in that of arrival."""
-        plans = [run.head.plan for run in self._logged if run.head.operator == operator]
+        plans = [self._logged[place].head.plan for place in of.runs]
         named = [str(source) for plan in plans for source in plan.get("parameters", {}).values()]
         arrived = [str(source) for source in examples["source"].unique()]
         return [source for source in dict.fromkeys([*named, *arrived]) if source in arrived]
-
-    def _capture_shifts(self, examples: pd.DataFrame) -> NDArray[np.float64]:
-        """What is added to the capture times of examples, so that they are by the clock of the first host."""
-        numpy = require("numpy", "replay", PURPOSE)
-        if not any(pair.offset_ms for pair in self.clocks):
-            return numpy.zeros(len(examples))  # type: ignore[no-any-return] # of a module as Any
-        made = self.predictions
-        by_made = made["finished_ms"] - made["age_ms"] - made["capture_ms"]
-        shifts = dict(zip(made["output_id"], by_made, strict=True))
-        shifts |= dict(zip(self.sent["example_id"], self.sent["clock_shift_ms"], strict=True))
-        return numbers(examples["example_id"].map(shifts).astype("float64").fillna(0.0))
 
     def __repr__(self) -> str:
         names = ", ".join(f"{run.operator} ({run.operator_class})" for run in self.runs)
@@ -278,9 +240,15 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Rep
     return ReplayLog(find_runs(path))
 
 
+def answers(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Those that answer; the others ask the next model of a cascade."""
+    return predictions[~predictions["is_escalated"].astype(bool)]
+
+
 def _run_of(columns: Columns, run: Logged) -> OperatorRun:
     head = columns.head
     return OperatorRun(
+        head.run,
         head.operator,
         head.operator_class,
         head.host,
@@ -289,14 +257,11 @@ def _run_of(columns: Columns, run: Logged) -> OperatorRun:
         head.topics_out,
         {name: value for name, value in head.plan.items() if name not in ("parameters", "has_signal")},
         head.has_payloads,
+        [file.path for file in run.files] if isinstance(run, LoggedRun) else [],
         columns.lost,
         run.torn_bytes if isinstance(run, LoggedRun) else 0,
         columns.ended is not None,
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 def _quantile(column: pd.Series, share: float) -> float:

@@ -167,12 +167,13 @@ class Steps:
 
 
 class Predictions:
-    """What was made: of what, its id, whether the task was satisfied, its bytes, and when."""
+    """What was made: of what, its id, whether the task was satisfied, or asks the next model, its bytes, and when."""
 
     def __init__(self) -> None:
         self.inputs = Lists()
         self.ids = Ids()
         self.is_satisfied = array("b")
+        self.is_escalated = array("b")
         self.size = array("q")
         self.start_ms = array("d")
         self.finish_ms = array("d")
@@ -186,11 +187,13 @@ class Predictions:
         finish_ms: float,
         *,
         is_satisfied: bool,
+        is_escalated: bool,
     ) -> None:
         """One more."""
         self.inputs.add(inputs)
         self.ids.add((output_id,))
         self.is_satisfied.append(is_satisfied)
+        self.is_escalated.append(is_escalated)
         self.size.append(size)
         self.start_ms.append(start_ms)
         self.finish_ms.append(finish_ms)
@@ -207,6 +210,7 @@ class Predictions:
         self.inputs.add_singles(numbers)
         self.ids.add(ids)
         self.is_satisfied.extend([1] * len(numbers))
+        self.is_escalated.extend([0] * len(numbers))
         self.size.extend(sizes)
         self.start_ms.frombytes(starts_ms)
         self.finish_ms.frombytes(finishes_ms)

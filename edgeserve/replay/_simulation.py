@@ -7,54 +7,43 @@ takes. What the step costs besides the task, some microseconds, is left out.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
 
 from edgeserve._core.clock import Now
 from edgeserve._core.plans import FlowPlan, Plan
 from edgeserve._core.step import Example, Fate, Job
-from edgeserve._log.records import ARRIVED, Record
+from edgeserve._extras import require
+from edgeserve._log.records import ARRIVED, Decided, Ran, Record
+from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._history import Arrival, History
+from edgeserve.replay._reaching import reached_ms
 from edgeserve.replay._rig import Rig
 from edgeserve.replay._tools import Tools
 
-# What is received within so much time after the task has ended may have been there before.
-_AT_ONCE_MS = 1.0
 
-
-def reached_ms(history: History) -> list[float]:
-    """When each arrival reached the node, on its steady clock, in the order of their numbers.
-
-    The broker's client does not say it. What came while the operator waited for it was received when it came. What was
-    there when the task had ended came while it ran: as long after it was sent as others were on their way, half of the
-    times, but not before the task had started, not before those in front of it, and not after it was received.
-    """
-    busy = sorted(
-        (serving.start_steady_ms, serving.start_steady_ms + serving.duration_ms) for serving in history.servings
+def reached_times_ms(history: History) -> list[float]:
+    """When each arrival reached the node, on its steady clock, in the order in which they were received."""
+    np = require("numpy", "replay", PURPOSE)
+    arrivals = history.arrivals.values()
+    senders: dict[str, int] = {}
+    at_work_ms = [serving.start_steady_ms + serving.duration_ms for serving in history.servings]
+    for record in history.records:
+        if isinstance(record, Decided):
+            at_work_ms.append(record.steady_ms)
+        elif isinstance(record, Ran):
+            at_work_ms.append(record.finish_steady_ms)
+    times_ms = reached_ms(
+        np,
+        np.array([each.received_steady_ms for each in arrivals], dtype=np.float64),
+        np.array([each.publish_ms - history.wall_offset_ms for each in arrivals], dtype=np.float64),
+        np.array([senders.setdefault(each.source, len(senders)) for each in arrivals], dtype=np.int64),
+        np.array(at_work_ms, dtype=np.float64),
+        history.head.started_ms - history.wall_offset_ms,
     )
-    ends = [end_ms for _, end_ms in busy]
-    arrivals = list(history.arrivals.values())
-    came_while: list[float | None] = []
-    ways_ms = []
-    for each in arrivals:
-        last = bisect_right(ends, each.received_steady_ms) - 1
-        if last >= 0 and each.received_steady_ms - ends[last] <= _AT_ONCE_MS:
-            came_while.append(busy[last][0])
-        else:
-            came_while.append(None)
-            ways_ms.append(each.received_steady_ms - each.publish_ms)
-    way_ms = median(ways_ms or [each.received_steady_ms - each.publish_ms for each in arrivals] or [0.0])
-    times: list[float] = []
-    before_ms = -math.inf
-    for each, since_ms in zip(arrivals, came_while, strict=True):
-        came_ms = each.received_steady_ms
-        if since_ms is not None:
-            came_ms = min(came_ms, max(since_ms, each.publish_ms + way_ms))
-        before_ms = max(before_ms, came_ms)
-        times.append(before_ms)
-    return times
+    in_order: list[float] = np.maximum.accumulate(times_ms).tolist()
+    return in_order
 
 
 class TaskTimes:
@@ -119,7 +108,7 @@ class _Simulation:
         self._by_role = isinstance(plan, FlowPlan)
         sources = frozenset(plan.parameters.values())
         self._sources = None if "" in sources else sources
-        self._coming = deque(zip(reached_ms(history), history.arrivals.values(), strict=True))
+        self._coming = deque(zip(reached_times_ms(history), history.arrivals.values(), strict=True))
         self._kept_back: deque[tuple[float, Arrival]] = deque()
         self._end_ms = max([time_ms for time_ms, _ in self._coming], default=0.0)
         self._time_ms = self._coming[0][0] if self._coming else 0.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._core.plans import ComputePlan
 from edgeserve._extras import require
@@ -13,7 +13,9 @@ from edgeserve._payload import Gate
 from edgeserve.errors import UsageError
 from edgeserve.replay._again import Log, Replayer, callables_of
 from edgeserve.replay._columns import PURPOSE
-from edgeserve.replay._grid import tried
+from edgeserve.replay._grid import Trials
+from edgeserve.replay._log import ReplayLog
+from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._tools import IsRight
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 _WORTH_IT = 0.9
 _FACTORS = (0.5, 1, 1.25, 1.5, 2, 3, 5, 8, 13, 21, 34)
+_FULL_RATE_MS = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class Suggestion:
 
     Attributes:
         knobs: The arguments to give to the operator.
-        is_met: Whether they meet what was asked for. If nothing does, they come closest.
-        expected: What is to be expected with them: the row of `tried`.
+        is_met: Whether predictions are as timely, and as often right, as was asked for. If nothing that was tried does
+            that, the knobs come closest. It says nothing of `coverage`, which the interval has at the full rate.
+        expected: What is to be expected with them: the row of `tried`. Its `coverage` is what is used at their pace.
         tried: All that was tried, as the table of a `Grid`.
         why: The choice in words.
     """
@@ -47,7 +51,7 @@ class Suggestion:
 
 def suggest(
     log: Log,
-    operator: str | None = None,
+    operator: str | OperatorRun | None = None,
     *,
     timeliness_ms: float | None = None,
     staleness_ms: float | None = None,
@@ -64,17 +68,22 @@ def suggest(
     """Choose the smallest matching interval and the highest rate that meet what is asked for.
 
     First the smallest `max_time_diff_ms` with which so many of the first source's examples are still matched (and, if
-    it is asked for, the predictions are right) as `coverage` says; then, with that, the smallest `min_interval_ms` with
-    which predictions are as timely as they are to be: an operator that starts more often than its task can end falls
-    behind.
+    it is asked for, the predictions are right) as `coverage` says, at the full rate, whichever rate was recorded; then,
+    with that, the smallest `min_interval_ms` with which predictions are as timely as they are to be: an operator that
+    starts more often than its task can end falls behind. What is tried are multiples of the time that the task takes
+    here, as `task_ms` says.
+
+    The two are apart, as no rate can be had at which a task that is too slow uses all that could be matched: the share
+    that is used at the pace is `expected['coverage']`, and it is for you to judge.
 
     Args:
         log: The log, or where it is.
-        operator: Whose run; None where there is one operator that joins and sends.
+        operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
+            sends.
         timeliness_ms: No more than this from the capture of the last input to the use, for 99 of 100 predictions.
         staleness_ms: The same from the capture of the first input.
-        coverage: The share that is to be matched at the full rate, of what `widest_ms` would match; from 0 to 1. A
-            lower rate leaves out more of them.
+        coverage: The share that is to be matched at the full rate, of what `widest_ms` would match; from 0 to 1. It
+            chooses the interval alone: with a `min_interval_ms` fewer are used.
         widest_ms: The largest `max_time_diff_ms` that makes sense; None: the recorded one.
         accuracy: The share of predictions that are to be right; needs `task` and `is_right`.
         task: As for `run`.
@@ -121,81 +130,91 @@ class _Asked:
 
     def is_met(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the table meets it. A lower rate leaves out more, so coverage is for the interval alone."""
-        is_right = self.accuracy is None or row["accuracy"] >= self.accuracy
-        return is_right and all(row[name] <= limit_ms for name, limit_ms in self.limits.items())
+        return self.is_right(row) and all(row[name] <= limit_ms for name, limit_ms in self.limits.items())
+
+    def is_right(self, row: Mapping[str, Any]) -> bool:
+        """Whether so many of the predictions are right."""
+        return self.accuracy is None or bool(row["accuracy"] >= self.accuracy)
 
     def excess(self, row: Mapping[str, Any]) -> float:
         """How far it is off, as a multiple of what was asked for."""
         return max([row[name] / max(limit_ms, 1e-9) for name, limit_ms in self.limits.items()], default=0.0)
 
 
+class _Tried(NamedTuple):
+    """What a trial leaves, which does not take the memory of its log.
+
+    Attributes:
+        row: The knobs and the figures.
+        task_ms: How long the task took, half of the times.
+    """
+
+    row: Mapping[str, Any]
+    task_ms: float
+
+
 class _Search:
+    """The interval first, at the full rate, whatever rate was recorded; then the pace."""
+
     def __init__(self, replayer: Replayer, asked: _Asked, widest_ms: int) -> None:
-        self._replayer = replayer
+        self._trials = Trials(replayer)
+        self._matches = len(replayer.history.plan.parameters) > 1
         self._asked = asked
         self._widest_ms = widest_ms
-        self._pandas = require("pandas", "replay", PURPOSE)
-        self._tables: list[pd.DataFrame] = []
+        self._rows: list[Mapping[str, Any]] = []
 
     def run(self) -> Suggestion:
-        plan = self._replayer.history.plan
-        matches = len(plan.parameters) > 1
-        knobs = {"max_time_diff_ms": self._interval()} if matches else {}
-        row, is_met = self._pace(knobs)
-        knobs["min_interval_ms"] = row["min_interval_ms"]
-        tables = self._pandas.concat(self._tables, ignore_index=True)
-        return Suggestion(knobs, is_met, row, tables, self._why(row, is_met=is_met))
+        full = self._interval() if self._matches else self._try({"min_interval_ms": _FULL_RATE_MS})[0]
+        row, is_met = self._pace(full)
+        knobs = {name: row[name] for name in ("max_time_diff_ms", "min_interval_ms") if name in row}
+        table = require("pandas", "replay", PURPOSE).DataFrame(self._rows)
+        return Suggestion(knobs, is_met, row, table, _why(full.row, row, is_met=is_met))
 
-    def _interval(self) -> int:
+    def _interval(self) -> _Tried:
         """The smallest matching interval that leaves enough to be matched, and right."""
-        candidates = self._intervals()
-        table = self._try({"max_time_diff_ms": candidates})
-        if not table["predictions"].any():
+        widest, log = self._try({"max_time_diff_ms": self._widest_ms, "min_interval_ms": _FULL_RATE_MS})
+        if not len(log.predictions):
             raise UsageError(
                 f"nothing meets within {self._widest_ms} ms in this log: there is no interval to suggest (widest_ms= "
                 "allows a larger one)"
             )
-        enough = table["coverage"] >= self._asked.coverage * table["coverage"].max()
-        if self._asked.accuracy is not None:
-            right = enough & (table["accuracy"] >= self._asked.accuracy)
-            enough = right if right.any() else enough
-        return int(table[enough]["max_time_diff_ms"].min())
+        # What can make a difference: how far apart the captures of what met lay, when all could meet.
+        met = log.predictions["spread_ms"].astype("float64")
+        narrower = sorted({math.ceil(met.quantile(share)) for share in _SHARES} - {self._widest_ms})
+        tried = [self._try({"max_time_diff_ms": ms, "min_interval_ms": _FULL_RATE_MS})[0] for ms in narrower] + [widest]
+        most = max(each.row["coverage"] for each in tried)
+        enough = [each for each in tried if each.row["coverage"] >= self._asked.coverage * most]
+        right = [each for each in enough if self._asked.is_right(each.row)]
+        return (right or enough)[0]
 
-    def _intervals(self) -> list[int]:
-        """What can make a difference: how far apart the captures of what met lay, when all could meet."""
-        met = self._replayer.run({"max_time_diff_ms": self._widest_ms}).predictions["spread_ms"].astype("float64")
-        spreads = {math.ceil(met.quantile(share)) for share in _SHARES} if len(met) else set()
-        return sorted({*spreads, self._widest_ms})
-
-    def _pace(self, knobs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _pace(self, full: _Tried) -> tuple[Mapping[str, Any], bool]:
         """The highest rate at which what is asked for is met, and whether it is; else what comes closest."""
-        closest: dict[str, Any] = {}
-        for interval_ms in self._paces():
-            row = self._try({**{name: [value] for name, value in knobs.items()}, "min_interval_ms": [interval_ms]})
-            found = {str(name): value for name, value in row.iloc[0].to_dict().items()}
-            if self._asked.is_met(found):
-                return found, True
+        closest = full.row
+        if self._asked.is_met(closest):
+            return closest, True
+        knobs = {name: value for name, value in full.row.items() if name == "max_time_diff_ms"}
+        for factor in _FACTORS if full.task_ms else ():
+            row = self._try({**knobs, "min_interval_ms": round(full.task_ms * factor, 3)})[0].row
+            if self._asked.is_met(row):
+                return row, True
             # A lower rate is to bring more than chance does.
-            if not closest or self._asked.excess(found) < _WORTH_IT * self._asked.excess(closest):
-                closest = found
+            if self._asked.excess(row) < _WORTH_IT * self._asked.excess(closest):
+                closest = row
         return closest, False
 
-    def _paces(self) -> list[float]:
-        """No limit, then multiples of what the task takes."""
-        lasted = sorted(serving.duration_ms for serving in self._replayer.history.servings)
-        task_ms = lasted[len(lasted) // 2] if lasted else 1.0
-        return [0.0, *(round(task_ms * factor, 3) for factor in _FACTORS if task_ms)]
+    def _try(self, knobs: Mapping[str, Any]) -> tuple[_Tried, ReplayLog]:
+        row, log = self._trials.run(knobs)
+        self._rows.append(row)
+        lasted_ms = (log.steps["finished_ms"] - log.steps["started_ms"]).dropna().astype("float64")
+        return _Tried(row, float(lasted_ms.median()) if len(lasted_ms) else 0.0), log
 
-    def _try(self, knobs: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-        table = tried(self._replayer, knobs).table
-        self._tables.append(table)
-        return table
 
-    def _why(self, row: Mapping[str, Any], *, is_met: bool) -> str:
-        said = [f"{row['coverage']:.1%} of the first source's examples are used, {row['rate_per_s']:.3g} a second"]
-        said.append(
-            f"99 of 100 predictions are used {row['timeliness_p99_ms']:.3g} ms after their last capture or sooner"
-        )
-        if "accuracy" in row:
-            said.append(f"{row['accuracy']:.1%} are right")
-        return ("" if is_met else "nothing that was tried meets what was asked for; closest: ") + "; ".join(said)
+def _why(full: Mapping[str, Any], row: Mapping[str, Any], *, is_met: bool) -> str:
+    said = [f"{row['coverage']:.1%} of the first source's examples are used, {row['rate_per_s']:.3g} a second"]
+    if row["min_interval_ms"]:
+        said[0] += f", as the task starts at most every {row['min_interval_ms']:.3g} ms"
+        said.append(f"{full['coverage']:.1%} would be at the full rate, later than was asked for or more often wrong")
+    said.append(f"99 of 100 predictions are used {row['timeliness_p99_ms']:.3g} ms after their last capture or sooner")
+    if "accuracy" in row:
+        said.append(f"{row['accuracy']:.1%} are right")
+    return ("" if is_met else "nothing that was tried meets what was asked for; closest: ") + "; ".join(said)

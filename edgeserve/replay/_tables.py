@@ -11,7 +11,7 @@ from edgeserve._extras import require
 from edgeserve.replay._clocks import Clocks
 from edgeserve.replay._columns import FATES, GIVEN_BACK, HELD, PURPOSE, Columns
 from edgeserve.replay._rows import OUTCOMES, Lists
-from edgeserve.replay._uses import follow_up
+from edgeserve.replay._uses import capture_shifts, follow_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ class Tables(NamedTuple):
         sent: A row for each example that a source sent.
         steps: A row for each step: what came, what was decided, and when the task ran.
         predictions: A row for each output, and what became of it.
+        uses: A row for each time that a sink took something.
         drops: The examples that were received and not used, and the items that sources did not send.
     """
 
@@ -34,11 +35,14 @@ class Tables(NamedTuple):
     sent: pd.DataFrame
     steps: pd.DataFrame
     predictions: pd.DataFrame
+    uses: pd.DataFrame
     drops: pd.DataFrame
 
 
-def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
+def make_tables(runs: list[Columns], clocks: Clocks, known: pd.DataFrame | None = None) -> Tables:
     """Put the runs of operators together. They are taken out of the list, so that there is memory for their tables.
+
+    `known` is what another log knows of the examples: `example_id`, `handed_ms` and `clock_shift_ms`.
 
     Raises:
         MissingExtra: pandas or pyarrow is not installed.
@@ -58,17 +62,18 @@ def make_tables(runs: list[Columns], clocks: Clocks) -> Tables:
         else:
             uses.append(maker.uses(run))
     received, sendings = maker.together(examples, _EXAMPLES), maker.together(sent, _SENT)
-    predictions = follow_up(maker.together(made, _PREDICTIONS), maker.together(uses, _USES), sendings, clocks)
-    drops = maker.dropped(received, maker.together(unsent, _DROPS))
-    return Tables(received, sendings, maker.together(steps, _STEPS), predictions, drops)
+    origins = sendings if known is None else known
+    predictions, used = follow_up(maker.together(made, _PREDICTIONS), maker.together(uses, _USES), origins)
+    drops = maker.dropped(received, maker.together(unsent, _DROPS), origins, predictions)
+    return Tables(received, sendings, maker.together(steps, _STEPS), predictions, used, drops)
 
 
 BACK = "given back"
 """What stands for the fate of what was delivered again, to this operator or another one."""
 
 _EXAMPLES = [
-    "operator", "run", "example_id", "source", "flow_id", "topic", "capture_ms", "publish_ms", "received_ms",
-    "settled_ms", "fate", "uses", "size_bytes", "is_url",
+    "operator", "run", "example_id", "source", "flow_id", "topic", "capture_ms", "publish_ms", "reached_ms",
+    "received_ms", "settled_ms", "fate", "uses", "size_bytes", "is_url",
 ]  # fmt: skip
 _SENT = [
     "operator", "run", "example_id", "flow_id", "topic", "capture_ms", "taken_ms", "handed_ms", "size_bytes", "is_url",
@@ -79,11 +84,14 @@ _STEPS = [
     "finished_ms", "outputs", "error",
 ]  # fmt: skip
 _PREDICTIONS = [
-    "operator", "run", "output_id", "input_ids", "flow_id", "is_satisfied", "capture_ms", "oldest_capture_ms",
-    "spread_ms", "received_ms", "started_ms", "finished_ms", "size_bytes", "last_input_id",
+    "operator", "run", "output_id", "input_ids", "flow_id", "is_satisfied", "is_escalated", "capture_ms",
+    "oldest_capture_ms", "spread_ms", "reached_ms", "received_ms", "started_ms", "finished_ms", "size_bytes",
+    "last_input_id",
 ]  # fmt: skip
-_USES = ["operator", "run", "last_input_id", "received_ms", "started_ms"]
-_DROPS = ["operator", "run", "example_id", "source", "flow_id", "fate", "capture_ms", "received_ms", "settled_ms"]
+_USES = [
+    "operator", "run", "last_input_id", "capture_ms", "reached_ms", "received_ms", "started_ms", "finished_ms",
+]  # fmt: skip
+_DROPS = ["operator", "run", "example_id", "source", "flow_id", "fate", "capture_ms", "reached_ms", "settled_ms"]
 
 
 class _Maker:
@@ -119,6 +127,7 @@ class _Maker:
             topic=self._words(run.of_message(each.topic), list(each.topics)),
             capture_ms=run.capture_ms,
             publish_ms=run.of_message(each.publish_ms),
+            reached_ms=run.reached_ms + shift_ms,
             received_ms=run.received_ms + shift_ms,
             settled_ms=self._known(run.fate_ms + shift_ms),
             fate=self._words(codes, words, mask=run.fate == HELD),
@@ -161,17 +170,20 @@ class _Maker:
             flow_id=pa.nulls(count, pa.string()),
             fate=pa.array([each.fate for each in run.unsent], pa.string()),
             capture_ms=pa.array([each.capture_ms for each in run.unsent], pa.int64()),
-            received_ms=pa.nulls(count, pa.float64()),
+            reached_ms=pa.nulls(count, pa.float64()),
             settled_ms=pa.array([each.at_ms + shift_ms for each in run.unsent], pa.float64()),
         )
 
-    def dropped(self, examples: pd.DataFrame, unsent: pd.DataFrame) -> pd.DataFrame:
+    def dropped(
+        self, examples: pd.DataFrame, unsent: pd.DataFrame, sent: pd.DataFrame, predictions: pd.DataFrame
+    ) -> pd.DataFrame:
         """The examples that were not used, and the items that were not sent."""
         fates = examples["fate"]
         kept = examples[fates.notna() & ~fates.isin([str(Fate.USED.value), BACK])][_DROPS]
         both = [each for each in (kept, unsent) if len(each)] or [kept]
         drops = self._pd.concat(both, ignore_index=True).rename(columns={"settled_ms": "dropped_ms"})
-        waited_ms, age_ms = drops["dropped_ms"] - drops["received_ms"], drops["dropped_ms"] - drops["capture_ms"]
+        captured_ms = drops["capture_ms"] + capture_shifts(drops["example_id"], sent, predictions)
+        waited_ms, age_ms = drops["dropped_ms"] - drops["reached_ms"], drops["dropped_ms"] - captured_ms
         return drops.assign(waited_ms=waited_ms, age_ms=age_ms)
 
     def steps(self, run: Columns) -> Any:
@@ -216,9 +228,11 @@ class _Maker:
             input_ids=self._lists(run, made.inputs),
             flow_id=self._flows(flows, count),
             is_satisfied=self._pa.array(np.array(made.is_satisfied, dtype=bool), self._pa.bool_(), mask=unsaid),
+            is_escalated=np.array(made.is_escalated, dtype=bool),
             capture_ms=self._pa.array(newest, mask=unknown),
             oldest_capture_ms=self._pa.array(oldest, mask=unknown),
             spread_ms=self._pa.array(newest - oldest, mask=unknown),
+            reached_ms=self._pa.array(_at(np, run.reached_ms, last) + shift_ms, mask=unknown),
             received_ms=self._pa.array(_at(np, run.received_ms, last) + shift_ms, mask=unknown),
             started_ms=np.array(made.start_ms) + shift_ms,
             finished_ms=np.array(made.finish_ms) + shift_ms,
@@ -228,14 +242,18 @@ class _Maker:
 
     def uses(self, run: Columns) -> Any:
         """What a sink took."""
-        shift_ms = self._clocks.shift_ms(run.head.host)
-        rows = run.rows(self._np.array(run.predictions.inputs.items, dtype=self._np.int64))
+        np, pa, shift_ms = self._np, self._pa, self._clocks.shift_ms(run.head.host)
+        rows = run.rows(np.array(run.predictions.inputs.items, dtype=np.int64))
+        unknown = rows < 0
         return self._table(
             run,
             len(rows),
             last_input_id=self._ids_at(run, rows),
-            received_ms=self._pa.array(_at(self._np, run.received_ms, rows) + shift_ms, mask=rows < 0),
-            started_ms=self._np.array(run.predictions.start_ms) + shift_ms,
+            capture_ms=pa.array(_at(np, run.capture_ms, rows), mask=unknown),
+            reached_ms=pa.array(_at(np, run.reached_ms, rows) + shift_ms, mask=unknown),
+            received_ms=pa.array(_at(np, run.received_ms, rows) + shift_ms, mask=unknown),
+            started_ms=np.array(run.predictions.start_ms) + shift_ms,
+            finished_ms=np.array(run.predictions.finish_ms) + shift_ms,
         )
 
     # Columns.

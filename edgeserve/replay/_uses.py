@@ -1,16 +1,14 @@
-"""From each prediction back to what it was made from, and on to where it was used: how late it was, and why.
+"""What became of predictions: who used them, how late, and where the time went.
 
-A prediction's timeliness is the time from the capture of its last input to its use. On that way it is either moving
-between nodes, or waiting on one of them, or being computed; the three add up to it.
+A prediction is followed back by its last input, the one that was captured last, from operator to operator to a source.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._extras import require
 from edgeserve.replay._arrays import numbers
-from edgeserve.replay._clocks import Clocks
 from edgeserve.replay._columns import PURPOSE
 
 if TYPE_CHECKING:
@@ -21,82 +19,110 @@ if TYPE_CHECKING:
 # So many operators may stand one behind the other.
 _LONGEST_CHAIN = 100
 
+# Messages say in whole ms when they were sent, so what is told from that may be so much too early.
+_PUBLISHED_WITHIN_MS = 1.0
 
-def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame, clocks: Clocks) -> pd.DataFrame:
-    """What was sent, with what became of it.
+_TIMES = ("timeliness_ms", "staleness_ms", "transfer_ms", "queueing_ms", "compute_ms")
+
+
+def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The predictions with what became of them, and the uses with how late they were.
 
     Args:
         made: What operators made, or did not send.
         uses: What sinks took.
-        sent: What sources sent.
-        clocks: How the times of captures are brought to one clock.
+        sent: What sources sent: `handed_ms`, and `clock_shift_ms`, which brings capture times to one clock.
     """
     pandas = require("pandas", "replay", PURPOSE)
     predictions = made[made["output_id"].notna()].reset_index(drop=True)
-    way = _Way(pandas, predictions, sent, clocks)
-    first_uses = uses.sort_values("started_ms", kind="stable").drop_duplicates("last_input_id")
-    used = first_uses.set_index("last_input_id")
-    at = used.index.get_indexer(predictions["output_id"])
-    known = at >= 0
-    received_ms, started_ms = _taken(used["received_ms"], at, known), _taken(used["started_ms"], at, known)
-    columns = {
-        "used_ms": started_ms,
-        "age_ms": way.finished_ms - way.capture_ms,
-        "timeliness_ms": started_ms - way.capture_ms,
-        "staleness_ms": started_ms - way.capture_ms + numbers(predictions["spread_ms"]),
-        "transfer_ms": way.transfer_ms + received_ms - way.finished_ms,
-        "queueing_ms": way.queueing_ms + started_ms - received_ms,
-        "compute_ms": way.compute_ms,
+    ways = _Ways(pandas, predictions, sent)
+    late = ways.until_used(uses)
+    uses = _with(pandas, uses.rename(columns={"last_input_id": "example_id"}), late)
+    first = _first_uses(pandas, predictions, uses)
+    columns = {name: _taken(values, first) for name, values in late.items()}
+    columns |= {
+        "used_ms": _taken(numbers(uses["started_ms"]), first),
+        "age_ms": ways.finished_ms - ways.captured_ms,
+        "compute_ms": ways.compute_ms,
+        "clock_shift_ms": ways.shifts_ms,
     }
-    arrow = pandas.ArrowDtype(require("pyarrow", "replay", PURPOSE).float64())
-    numpy = require("numpy", "replay", PURPOSE)
-    whole = {
-        name: pandas.array(numpy.where(numpy.isnan(each), None, each), dtype=arrow) for name, each in columns.items()
-    }
-    sinks = used["operator"].reindex(predictions["output_id"]).reset_index(drop=True)
-    return predictions.assign(used_by=sinks, **whole)
+    sinks = uses["operator"].reindex(first).reset_index(drop=True)
+    return _with(pandas, predictions.assign(used_by=sinks), columns), uses
 
 
-class _Way:
-    """What happened to the last input of each prediction before the prediction was finished."""
+def capture_shifts(example_ids: pd.Series, sent: pd.DataFrame, predictions: pd.DataFrame) -> NDArray[np.float64]:
+    """What is added to the capture times of examples to have them by one clock: 0 where that is not known."""
+    pandas, np = require("pandas", "replay", PURPOSE), require("numpy", "replay", PURPOSE)
+    shifts = np.zeros(len(example_ids))
+    for ids, of in ((predictions["output_id"], predictions), (sent["example_id"], sent)):
+        known = numbers(of["clock_shift_ms"])
+        if known.any():
+            at = _first_of(pandas, ids).get_indexer(example_ids)
+            shifts = np.where(at >= 0, known[~ids.duplicated().to_numpy(dtype=bool)][at], shifts)
+    return shifts  # type: ignore[no-any-return] # of a module as Any
 
-    def __init__(self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame, clocks: Clocks) -> None:
-        np = self._np = require("numpy", "replay", PURPOSE)
+
+class _Hops(NamedTuple):
+    """How the last inputs of some rows came from where they were made.
+
+    Attributes:
+        parents: The predictions that they are, by row; -1 for what no operator of the log made.
+        left_ms: When they left: when they had been made, or were handed over, or captured, whatever is known.
+        transfer_ms: How long they were on their way.
+        queueing_ms: How long they waited then, until the task was started; and at a source, before they were sent.
+    """
+
+    parents: NDArray[np.int64]
+    left_ms: NDArray[np.float64]
+    transfer_ms: NDArray[np.float64]
+    queueing_ms: NDArray[np.float64]
+
+
+class _Ways:
+    """What happened to the last input of each prediction before the prediction was finished.
+
+    Attributes:
+        finished_ms: When each was.
+        captured_ms: When its last input was captured, by one clock.
+        shifts_ms: What that differs by from what the source's clock said.
+        compute_ms: How long tasks took, its own among them, until it was finished.
+    """
+
+    def __init__(self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame) -> None:
+        self._np = np = require("numpy", "replay", PURPOSE)
+        self._pandas = pandas
+        self._ids = predictions["output_id"]
+        self._first = np.flatnonzero(~self._ids.duplicated().to_numpy(dtype=bool))
+        self._sources = sent.drop_duplicates("example_id")
+        self._spreads_ms = numbers(predictions["spread_ms"])
         self.finished_ms = numbers(predictions["finished_ms"])
-        received_ms, started_ms = numbers(predictions["received_ms"]), numbers(predictions["started_ms"])
-        first_of_id = ~predictions["output_id"].duplicated().to_numpy(dtype=bool)
-        rows = np.flatnonzero(first_of_id)
-        at = pandas.Index(predictions["output_id"][first_of_id]).get_indexer(predictions["last_input_id"])
-        parents = np.where(at >= 0, rows[at], -1) if len(rows) else at
-        self.capture_ms = numbers(predictions["capture_ms"]) + self._capture_shifts(
-            pandas, predictions, sent, clocks, parents
-        )
-        from_source = parents < 0
-        self.transfer_ms = np.where(from_source, received_ms - self.capture_ms, np.nan)
-        self.queueing_ms = np.where(from_source, started_ms - received_ms, np.nan)
-        self.compute_ms = np.where(from_source, self.finished_ms - started_ms, np.nan)
-        for _ in range(_LONGEST_CHAIN):
-            ready = np.isnan(self.compute_ms) & ~np.isnan(self.compute_ms[parents]) & ~from_source
-            if not ready.any():
-                break
-            before = parents[ready]
-            self.transfer_ms[ready] = self.transfer_ms[before] + received_ms[ready] - self.finished_ms[before]
-            # A model's output has the capture time of its data, which may have waited for a later signal.
-            waited_ms = self.capture_ms[before] - self.capture_ms[ready]
-            self.queueing_ms[ready] = self.queueing_ms[before] + waited_ms + started_ms[ready] - received_ms[ready]
-            self.compute_ms[ready] = self.compute_ms[before] + self.finished_ms[ready] - started_ms[ready]
+        parents = self._parents(predictions)
+        self.shifts_ms = self._shifts(predictions, parents)
+        self.captured_ms = numbers(predictions["capture_ms"]) + self.shifts_ms
+        hops = self._hops(predictions, parents, self.captured_ms)
+        # A model's output has the capture time of its data, which may have waited for a later signal.
+        waited_ms = np.where(parents >= 0, _taken(self.captured_ms, parents) - self.captured_ms, 0.0)
+        compute_ms = self.finished_ms - numbers(predictions["started_ms"])
+        self._spent = self._sums([hops.transfer_ms, hops.queueing_ms + waited_ms, compute_ms], parents)
+        self.compute_ms = self._spent[-1]
 
-    def _capture_shifts(
-        self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame, clocks: Clocks, parents: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def _parents(self, rows: pd.DataFrame) -> NDArray[np.int64]:
+        if not len(self._first):
+            return self._np.full(len(rows), -1, dtype=self._np.int64)  # type: ignore[no-any-return]
+        at = _first_of(self._pandas, self._ids).get_indexer(rows["last_input_id"])
+        return self._np.where(at >= 0, self._first[at], -1)  # type: ignore[no-any-return]
+
+    def _of_sources(self, rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
+        """What is known of the last inputs that sources sent; NaN of others."""
+        at = self._pandas.Index(self._sources["example_id"]).get_indexer(rows["last_input_id"])
+        return _taken(numbers(self._sources[column]), at)
+
+    def _shifts(self, rows: pd.DataFrame, parents: NDArray[np.int64]) -> NDArray[np.float64]:
         """What is added to the capture times: they are by the clock of the source's host."""
         np = self._np
-        shifts = np.zeros(len(predictions))
-        if not any(clocks.shifts_ms.values()) or not len(sent):
-            return shifts  # type: ignore[no-any-return]
-        sources = sent.drop_duplicates("example_id")
-        at = pandas.Index(sources["example_id"]).get_indexer(predictions["last_input_id"])
-        shifts = np.where(at >= 0, numbers(sources["clock_shift_ms"])[at], 0.0)
+        if not numbers(self._sources["clock_shift_ms"]).any():
+            return np.zeros(len(rows))  # type: ignore[no-any-return]
+        shifts = np.nan_to_num(self._of_sources(rows, "clock_shift_ms"))
         for _ in range(_LONGEST_CHAIN):
             inherited = np.where(parents >= 0, shifts[parents], shifts)
             if (inherited == shifts).all():
@@ -104,11 +130,81 @@ class _Way:
             shifts = inherited
         return shifts  # type: ignore[no-any-return]
 
+    def _hops(self, rows: pd.DataFrame, parents: NDArray[np.int64], captured_ms: NDArray[np.float64]) -> _Hops:
+        np = self._np
+        handed_ms = self._of_sources(rows, "handed_ms")
+        handed_ms = np.where(np.isnan(handed_ms), captured_ms, handed_ms)
+        left_ms = np.where(parents >= 0, _taken(self.finished_ms, parents), handed_ms)
+        reached_ms = numbers(rows["reached_ms"])
+        too_early = (reached_ms < left_ms) & (reached_ms >= left_ms - _PUBLISHED_WITHIN_MS)
+        reached_ms = np.where(too_early, left_ms, reached_ms)
+        before_ms = np.where(parents >= 0, 0.0, left_ms - captured_ms)
+        queueing_ms = before_ms + numbers(rows["started_ms"]) - reached_ms
+        return _Hops(parents, left_ms, reached_ms - left_ms, queueing_ms)
 
-def _taken(column: pd.Series, at: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The values in these rows; NaN where there is none."""
+    def _sums(self, spent: list[NDArray[np.float64]], parents: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
+        """What was spent on the whole way: in the last operator, and in those before it."""
+        np = self._np
+        sums = [np.where(parents < 0, each, np.nan) for each in spent]
+        for _ in range(_LONGEST_CHAIN):
+            ready = np.isnan(sums[-1]) & (parents >= 0) & ~np.isnan(_taken(sums[-1], parents))
+            if not ready.any():
+                break
+            for each, total in zip(spent, sums, strict=True):
+                total[ready] = each[ready] + total[parents[ready]]
+        return tuple(sums)
+
+    def until_used(self, uses: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+        """How late each use was, from the capture of the last input of what was used, and where the time went."""
+        np = self._np
+        parents = self._parents(uses)
+        own_ms = numbers(uses["capture_ms"]) + np.nan_to_num(self._of_sources(uses, "clock_shift_ms"))
+        captured_ms = np.where(parents >= 0, _taken(self.captured_ms, parents), own_ms)
+        hops = self._hops(uses, parents, captured_ms)
+        before = [np.where(parents >= 0, _taken(each, parents), 0.0) for each in self._spent]
+        late_ms = numbers(uses["started_ms"]) - captured_ms
+        spread_ms = np.where(parents >= 0, _taken(self._spreads_ms, parents), 0.0)
+        times_ms = (late_ms, late_ms + spread_ms, before[0] + hops.transfer_ms, before[1] + hops.queueing_ms, before[2])
+        return dict(zip(_TIMES, times_ms, strict=True))
+
+
+def _first_uses(pandas: Any, predictions: pd.DataFrame, uses: pd.DataFrame) -> NDArray[np.int64]:
+    """Which use of each prediction was the first; -1 for none.
+
+    What was made again after a crash has the id that it had: then it is the last one that was finished before.
+    """
+    np = require("numpy", "replay", PURPOSE)
+    order = np.argsort(numbers(uses["started_ms"]), kind="stable")
+    ids = uses["example_id"].iloc[order]
+    first = _first_of(pandas, ids).get_indexer(predictions["output_id"])
+    first = np.where(first >= 0, order[~ids.duplicated().to_numpy(dtype=bool)][first] if len(ids) else -1, -1)
+    several = predictions["output_id"].duplicated(keep=False).to_numpy(dtype=bool)
+    if several.any():
+        in_time = ~(numbers(predictions["finished_ms"]) > _taken(numbers(uses["started_ms"]), first))
+        is_last = ~predictions["output_id"][in_time].duplicated(keep="last").to_numpy(dtype=bool)
+        takes = np.zeros(len(first), dtype=bool)
+        takes[np.flatnonzero(in_time)[is_last]] = True
+        first = np.where(several & ~takes, -1, first)
+    return first  # type: ignore[no-any-return]
+
+
+def _first_of(pandas: Any, ids: pd.Series) -> Any:
+    """An index of ids, each once."""
+    return pandas.Index(ids[~ids.duplicated()])
+
+
+def _taken(values: NDArray[np.float64], at: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The values in these rows; NaN for -1."""
     numpy = require("numpy", "replay", PURPOSE)
-    values = numbers(column)
     taken: NDArray[np.float64] = numpy.full(len(at), numpy.nan)
-    taken[known] = values[at[known]]
+    taken[at >= 0] = values[at[at >= 0]]
     return taken
+
+
+def _with(pandas: Any, table: pd.DataFrame, columns: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """A table with more columns; missing for NaN."""
+    np = require("numpy", "replay", PURPOSE)
+    arrow = pandas.ArrowDtype(require("pyarrow", "replay", PURPOSE).float64())
+    return table.assign(
+        **{name: pandas.array(np.where(np.isnan(each), None, each), dtype=arrow) for name, each in columns.items()}
+    )

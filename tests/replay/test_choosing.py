@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeserve import replay
+from edgeserve import Model, replay
 from edgeserve._log.reading import Block, LoggedRun
 from edgeserve.replay._history import History
-from tests.replay.recorded import random_compute
+from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
+from tests.replay.recorded import START_MS, Captured, random_compute
 
 
 def test_knobs_may_be_numbers_from_an_array_or_a_table_and_are_told_afterwards(tmp_path: Path) -> None:
@@ -26,6 +28,39 @@ def test_knobs_may_be_numbers_from_an_array_or_a_table_and_are_told_afterwards(t
     assert type(again.runs[0].knobs["max_time_diff_ms"]) is int
     same = replay.run(tmp_path, max_time_diff_ms=40, min_interval_ms=float(best["min_interval_ms"]))
     assert list(again.predictions["output_id"]) == list(same.predictions["output_id"])
+
+
+def test_what_asks_the_next_model_of_a_cascade_is_no_prediction_in_the_figures(tmp_path: Path) -> None:
+    broker, clock = memory_broker(), ManualClock(START_MS)
+    source = Captured(broker, "data", "src", clock, flow_id=lambda item: item[0])
+
+    def task(data: bytes) -> tuple[bool, bytes]:
+        is_sure = int(data) % 4 == 0
+        clock.advance(5 if is_sure else 200)
+        return is_sure, data
+
+    model = Model(
+        task, broker, "data", "out", topic_out_signal="asks", model_id="cheap", log_path=tmp_path, log_verbose=True,
+        clock=clock, idle_timeout_ms=30,
+    )  # fmt: skip
+    for number in range(12):
+        clock.advance(1000)
+        source.send(b"%d" % number, clock.now().wall_ms)
+        next(model)
+    assert (model.stats.sent, model.stats.escalated) == (12, 9)
+    source.close()
+    model.close()
+    end_memory_broker(broker)
+    log = replay.load(tmp_path)
+    assert log.predictions["is_escalated"].tolist() == [number % 4 != 0 for number in range(12)]
+    (row,) = log.summary().to_dict("records")
+    assert (row["runs"], row["sent"], row["escalated"], row["age_p99_ms"]) == (12, 12, 9, 5)
+    (figures,) = replay.grid(log, {"max_time_diff_ms": [50]}).table.to_dict("records")
+    assert (figures["predictions"], figures["coverage"], figures["timeliness_p99_ms"]) == (3, 1, 5)
+    assert figures["rate_per_s"] == pytest.approx(2 / (8 + 2 * 0.005 + 6 * 0.2), rel=0.02)
+    scored: dict[str, Any] = {"task": lambda data: (int(data) % 4 == 0, data), "task_ms": 1}
+    right = replay.grid(log, {"max_time_diff_ms": [50]}, is_right=lambda answer, data: int(answer) % 4 == 0, **scored)
+    assert right.table["accuracy"].tolist() == [1]
 
 
 @dataclass(frozen=True)

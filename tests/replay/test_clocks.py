@@ -151,6 +151,35 @@ def test_where_the_first_host_is_the_other_one_captures_are_brought_to_its_clock
     assert (made["age_ms"] - true["age_ms"]).abs().max() < 4000, "where nothing is corrected, it is 5 s"
 
 
+@pytest.mark.parametrize("hosts", [BOTH_WAYS, {"cam": "there", "work": "here", "sink": "there"}])
+def test_a_run_made_again_is_told_by_the_same_clock(recorded: Path, tmp_path: Path, hosts: Mapping[str, str]) -> None:
+    log = moved(recorded, tmp_path / "moved", hosts, {"there": 5000})
+    made, again = log.predictions[log.predictions["operator"] == "work"], replay.run(log, "work").predictions
+    assert again["output_id"].tolist() == made["output_id"].tolist()
+    assert again["age_ms"].tolist() == pytest.approx(made["age_ms"].tolist(), abs=2), "clocks are read in whole ms"
+    late = replay.grid(log, {"min_interval_ms": [0]}, "work").table["timeliness_p99_ms"][0]
+    assert abs(late - made["timeliness_ms"].max()) < 1000, "where nothing is corrected, it is 5 s"
+
+
+def test_drops_are_as_old_as_by_one_clock(tmp_path: Path) -> None:
+    head = Head("cam", 1, "cam", "DataSource", [], ["in"], "", {}, "here", 1, 0, has_payloads=False)
+    sent = (SENT, [number for n in range(2) for number in (n, b"%016d" % n, 10 * n, 10.0 * n, n / 100, 9)])
+    (tmp_path / "cam.datasource").write_bytes(pack_head(head) + pack_block(0, 0.0, [sent]))
+    head = Head("op", 1, "op", "Compute", ["in"], ["out"], "compute", {}, "there", 1, 5000, has_payloads=False)
+    came = [arrived(n, 10 * n + 2, b"%016d" % n, 10 * n, source="cam", publish_ms=10 * n) for n in range(2)]
+    steps = [came[0], (4, [0, 0.003, 0.004, b"o" * 16, 9]), came[1], (1, 1, "gated", 13.0)]
+    (tmp_path / "op.compute").write_bytes(pack_head(head) + pack_block(5000, 0.0, steps))
+    head = Head("sink", 1, "sink", "Materialize", ["out"], [], "compute", {}, "here", 1, 0, has_payloads=False)
+    came = [arrived(0, 6, b"o" * 16, 0, source="op", publish_ms=5004)]
+    (tmp_path / "sink.destination").write_bytes(
+        pack_head(head) + pack_block(0, 0.0, [*came, (4, [0, 0.007, 0.008, b"", 0])])
+    )
+    log = replay.load(tmp_path)
+    assert log.clocks[0].offset_ms == 5000
+    assert log.drops["age_ms"].tolist() == [3]
+    assert log.drops["waited_ms"].tolist() == [1]
+
+
 def test_where_they_went_one_way_nothing_is_corrected_and_the_skew_is_said(recorded: Path, tmp_path: Path) -> None:
     true = replay.load(recorded).predictions
     one_way = {"cam": "here", "work": "there", "sink": "there"}

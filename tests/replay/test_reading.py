@@ -19,10 +19,11 @@ from edgeserve._log.reading import Block
 from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
+from edgeserve.replay._columns import Columns
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.operators.conftest import Wire
-from tests.replay.recorded import arrived
+from tests.replay.recorded import arrived, only_run
 
 PARTS = ["transfer_ms", "queueing_ms", "compute_ms"]
 
@@ -265,6 +266,42 @@ def test_a_path_may_be_a_folder_or_a_file_or_several_of_either(two_runs: Path) -
     assert len(replay.load(two_runs).examples) == 10
 
 
+def test_what_several_sinks_use_is_used_by_each(tmp_path: Path) -> None:
+    captured, output = b"c" * 16, b"o" * 16
+    ran = (3, None, 10.0, 0.0, 20.0, None, None, [(output, 0, 5, None, None, True)])
+    logged(tmp_path, "op", [arrived(0, 5, captured, 2, publish_ms=3), (2, 0, 10, 10.0, [], [[0]], [], None, None), ran])
+    for name, at_ms in (("slow", 500), ("quick", 25)):
+        came = arrived(0, at_ms, output, 2, publish_ms=at_ms - 1)
+        used = (4, [0, (at_ms + 1) / 1000, (at_ms + 2) / 1000, b"", 0])
+        logged(tmp_path, name, [came, used], is_sink=True)
+    log = replay.load(tmp_path)
+    assert_times_add_up(log)
+    assert log.predictions[["used_by", "timeliness_ms"]].to_numpy().tolist() == [["quick", 24]]
+    uses = log.uses.set_index("operator")
+    assert uses["example_id"].tolist() == [output.hex()] * 2
+    assert uses["timeliness_ms"].to_dict() == {"slow": 499, "quick": 24}
+    assert (uses[PARTS].sum(axis=1) == uses["timeliness_ms"]).all()
+    assert [len(log.plot_latencies(name).lines) for name in ("op", "slow", "quick")] == [8, 8, 8]
+
+
+def test_a_sink_of_a_source_has_uses_too(tmp_path: Path) -> None:
+    logged(tmp_path, "sink", [arrived(0, 9, b"c" * 16, 2, publish_ms=3), (4, [0, 0.01, 0.011, b"", 0])], is_sink=True)
+    (use,) = replay.load(tmp_path).uses.to_dict("records")
+    assert (use["timeliness_ms"], use["transfer_ms"], use["queueing_ms"], use["compute_ms"]) == (8, 7, 1, 0)
+
+
+def test_what_was_made_again_after_a_crash_was_used_once(tmp_path: Path) -> None:
+    captured, output = b"c" * 16, b"o" * 16
+    for name, at_ms in (("killed", 10), ("successor", 1000)):
+        ran = (3, None, at_ms, 0.0, at_ms + 5, None, None, [(output, 0, 5, None, None, True)])
+        decided = (2, 0, at_ms, at_ms, [], [[0]], [], None, None)
+        logged(tmp_path, name, [arrived(0, at_ms, captured, 2, publish_ms=3), decided, ran])
+    logged(tmp_path, "sink", [arrived(0, 20, output, 2), (4, [0, 0.021, 0.022, b"", 0])], is_sink=True)
+    made = replay.load(tmp_path).predictions.set_index("operator")
+    assert made["used_by"].to_dict()["killed"] == "sink"
+    assert made.loc["successor", ["used_by", "used_ms", "timeliness_ms"]].isna().all()
+
+
 def test_what_is_held_when_it_ends_is_told_apart_from_what_is_dropped(logs: Path) -> None:
     broker = memory_broker()
     with Compute(
@@ -279,7 +316,7 @@ def test_what_is_held_when_it_ends_is_told_apart_from_what_is_dropped(logs: Path
     assert log.examples["fate"].isna().tolist() == [False, True]
     (drop,) = log.drops.to_dict("records")
     assert (drop["fate"], drop["example_id"]) == ("superseded", log.examples["example_id"][0])
-    assert drop["waited_ms"] == drop["dropped_ms"] - drop["received_ms"] >= 0
+    assert drop["waited_ms"] == drop["dropped_ms"] - drop["reached_ms"] >= 0
     assert log.summary()["held"].tolist() == [1]
     assert log.predictions.empty
     assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[0, 1]]
@@ -301,6 +338,20 @@ def test_what_a_source_does_not_send_is_a_drop_of_its_own(logs: Path) -> None:
     assert log.drops["dropped_ms"].is_monotonic_increasing
     assert fates == {"gated": 2, "used": 2}
     assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[2, 2]]
+
+
+def test_of_what_a_source_sent_only_flows_and_urls_are_kept_beside_the_columns(logs: Path) -> None:
+    broker = memory_broker()
+    for name, flow_id in (("plain", None), ("flows", str)):
+        with DataSource(range(3), broker, name, str, flow_id=flow_id, log_path=logs, log_verbose=True) as source:
+            assert len(list(source)) == 3
+    end_memory_broker(broker)
+    assert Columns(only_run(logs, "plain")).sent_more == {}
+    assert [each.flow_id for each in Columns(only_run(logs, "flows")).sent_more.values()] == [b"0", b"1", b"2"]
+    sent = replay.load(logs).sent.set_index("operator")
+    assert sent.loc["flows", "flow_id"].tolist() == ["0", "1", "2"]
+    assert sent.loc["plain", "flow_id"].isna().all()
+    assert len(sent.loc["plain"]) == 3
 
 
 # Whatever the records are

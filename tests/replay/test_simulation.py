@@ -14,7 +14,7 @@ from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog
-from edgeserve.replay._simulation import reached_ms
+from edgeserve.replay._simulation import reached_times_ms
 from tests.replay.recorded import arrived, only_run, random_batches, random_compute, random_flows
 
 WALL_MS = 1_700_000_000_000
@@ -75,7 +75,7 @@ def numbers(log: ReplayLog) -> list[list[int]]:
 
 def test_what_came_while_the_operator_waited_reached_it_when_it_was_received(tmp_path: Path) -> None:
     write_log(tmp_path, every(10, count=5), ["cam"])
-    assert reached_ms(History.of(only_run(tmp_path, "op"))) == [0, 10, 20, 30, 40]
+    assert reached_times_ms(History.of(only_run(tmp_path, "op"))) == [0, 10, 20, 30, 40]
 
 
 def test_a_task_that_is_too_slow_falls_behind_and_a_fast_one_does_not(tmp_path: Path) -> None:
@@ -360,3 +360,28 @@ def test_a_task_that_is_too_slow_for_what_comes_is_slowed_down_until_it_keeps_up
     assert found.is_met
     assert 30 <= found.knobs["min_interval_ms"] <= 45
     assert found.expected["timeliness_p99_ms"] <= 45
+    assert found.expected["coverage"] < 0.4
+    assert "100.0% would be at the full rate" in found.why
+
+
+@pytest.mark.parametrize("given", ["task_ms", "task"])
+def test_the_paces_that_are_tried_are_those_of_the_task_that_is_asked_about(tmp_path: Path, given: str) -> None:
+    log = write_log(tmp_path, every(100, count=200), ["cam"], task_ms=2)
+    options: dict[str, Any] = {"task_ms": 250}
+    if given == "task":
+        options |= {"task": lambda cam: cam}
+    found = replay.suggest(log, timeliness_ms=345, **options)
+    assert found.is_met
+    assert found.knobs == {"min_interval_ms": 312.5}
+    assert found.tried["min_interval_ms"].tolist()[:4] == [0, 125, 250, 312.5]
+    assert replay.suggest(log, timeliness_ms=1, task_ms=0).tried["min_interval_ms"].tolist() == [0]
+
+
+@pytest.mark.parametrize("recorded_ms", [0, 1000])
+def test_the_interval_is_chosen_at_the_full_rate_whatever_rate_was_recorded(tmp_path: Path, recorded_ms: int) -> None:
+    arrivals = sorted([*every(40, "left", 400), *every(200, "right", 80, at_ms=90)])
+    log = write_log(tmp_path, arrivals, ["left", "right"], max_time_diff_ms=300, min_interval_ms=recorded_ms)
+    found = replay.suggest(log, timeliness_ms=500, task_ms=1)
+    assert found.knobs == {"max_time_diff_ms": 150, "min_interval_ms": 0}
+    assert found.expected["coverage"] > 0.95
+    assert found.tried["min_interval_ms"].tolist() == [0] * len(found.tried)

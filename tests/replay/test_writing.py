@@ -15,10 +15,12 @@ import edgeserve
 from edgeserve import (
     BatchCompute,
     BatchModel,
+    CodeSource,
     Compute,
     DataSource,
     Materialize,
     Model,
+    SimulateTimeSeries,
     UsageError,
     replay,
 )
@@ -201,6 +203,21 @@ def test_an_error_whose_text_is_no_unicode_is_logged_all_the_same(memory: str, l
     log = replay.load(logs)
     assert log.steps["error"].dropna().tolist() == ["OSError: \\udcff.jpg"]
     assert log.runs[0].was_closed
+
+
+def test_sources_of_every_kind_write_logs(memory: str, logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("0,a\n0.001,b\n", encoding="utf-8")
+    sources: list[DataSource] = [
+        DataSource([b"1", b"2"], memory, "plain", topic="in", log_path=logs),
+        CodeSource(["1", "2"], memory, topic="in", log_path=logs),
+        CodeSource(["1", "2"], memory, topic="in", key=bytes(16), log_path=logs, log_verbose=True),
+        SimulateTimeSeries(tmp_path / "rows.csv", memory, "rows", topic="in", log_path=logs),
+    ]
+    for source in sources:
+        with source:
+            assert len(list(source)) == 2
+    assert [file.suffix for file in logs.iterdir()] == [".datasource"] * 4
+    assert replay.load(logs).sent["operator"].tolist() == [source.name for source in sources for _ in range(2)]
 
 
 def test_the_log_names_the_packages_version_where_nothing_is_installed(
