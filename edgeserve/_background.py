@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -101,8 +103,8 @@ class StepThread(Generic[R]):
         self._thread.start()
 
     def submit(self, call: Callable[[], R]) -> BackgroundStep[R]:
-        """Make a call after those before it."""
-        step = BackgroundStep(call)
+        """Make a call after those before it, in the context that the caller has now, with its span for one."""
+        step = BackgroundStep(partial(contextvars.copy_context().run, call))
         with self._lock:
             if self._is_ended:
                 step.resolve(self._at_end)

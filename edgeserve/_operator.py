@@ -258,7 +258,8 @@ class Operator(ABC, Generic[T]):
         try:
             self._parts.close()
         finally:
-            if self._watched is not None and _watch.closed(self._watched):
+            if self._watched is not None:
+                _watch.closed(self._watched)
                 _status.end()
             if _log.isEnabledFor(logging.INFO):
                 _log.info("operator %s closed: %s", self._name, self.stats)

@@ -34,6 +34,7 @@ class RoutePolicy:
         fetching: How payloads are fetched.
         prefetch: How many payloads are fetched ahead.
         remembers: Whether what was fetched may serve another use of the same URL.
+        limit_ms: How long a payload may take in all; None: for as long as its store is not silent.
     """
 
     wants_urls: bool
@@ -43,6 +44,7 @@ class RoutePolicy:
     fetching: Fetching
     prefetch: int
     remembers: bool = True
+    limit_ms: float | None = None
 
     @classmethod
     def from_flags(
@@ -154,7 +156,11 @@ class Route:
         if self._fetcher is None:
             policy = self.policy
             self._fetcher = Fetcher(
-                policy.fetching, policy.root, in_memory=policy.in_memory, remembers=policy.remembers
+                policy.fetching,
+                policy.root,
+                in_memory=policy.in_memory,
+                remembers=policy.remembers,
+                limit_ms=policy.limit_ms,
             )
         return self._fetcher
 

@@ -2,8 +2,8 @@
 
 `python _script_host.py STATUS SCRIPT`, as the leader of a process group, with its standard input a pipe that the worker
 holds open for as long as it lives. SCRIPT runs in the same group. Its exit code (or the negative number of the signal
-that ended it) is written to the file descriptor STATUS. A worker that was killed can't end what it has started; its
-pipe ends with it, and then this ends the group.
+that ended it) is written to the file descriptor STATUS; or, where it could not be started, `?` and why. A worker that
+was killed can't end what it has started; its pipe ends with it, and then this ends the group.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def _end_with_the_worker(script: str) -> None:
 
 def _run(status: int, script: str) -> None:
     os.set_inheritable(status, False)
-    process = os.posix_spawn(
-        sys.executable,
-        [sys.executable, script],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-        setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
-    )
+    try:
+        process = os.posix_spawn(
+            sys.executable,
+            [sys.executable, script],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+            setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
+        )
+    except OSError as error:
+        os.write(status, f"?{error}".encode())
+        sys.exit(1)
     threading.Thread(target=_end_with_the_worker, args=(script,), daemon=True).start()
     _, ended = os.waitpid(process, 0)
     os.write(status, b"%d" % os.waitstatus_to_exitcode(ended))

@@ -17,11 +17,13 @@ from edgeserve.errors import EdgeServeError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scripts (
     id BLOB PRIMARY KEY, message_id TEXT NOT NULL, signed_ms INTEGER NOT NULL, started_ms INTEGER NOT NULL,
-    has_ended INTEGER NOT NULL DEFAULT 0);
+    state INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS by_age ON scripts (signed_ms);
 CREATE TABLE IF NOT EXISTS forgotten (number INTEGER PRIMARY KEY CHECK (number = 1), signed_ms INTEGER NOT NULL);
 INSERT OR IGNORE INTO forgotten VALUES (1, 0);
 """
+# The states of a script.
+_STARTED, _ENDED, _FAILED = 0, 1, 2
 
 
 class Earlier(NamedTuple):
@@ -30,12 +32,33 @@ class Earlier(NamedTuple):
     Attributes:
         message_id: The broker's id of the message that it came in.
         started_ms: When, ms since the epoch.
-        has_ended: Whether it ran to its end and was settled.
+        has_ended: Whether it ran to its end.
+        has_failed: Whether it failed there, and is to be given up.
     """
 
     message_id: str
     started_ms: int
-    has_ended: bool
+    has_ended: bool = False
+    has_failed: bool = False
+
+    def has_succeeded(self, message_id: str, *, reruns_interrupted: bool) -> bool:
+        """Whether there is nothing left to do for a script that comes in this message; False: it is to run again.
+
+        Raises:
+            ScriptRefused: It may not run again.
+        """
+        if self.message_id != message_id:
+            raise ScriptRefused(
+                f"it is a replay: this worker noted its start at {self.started_ms}, from message {self.message_id}"
+            )
+        if self.has_failed:
+            raise ScriptRefused(f"it was started at {self.started_ms} and has failed: it is not started again")
+        if self.has_ended or reruns_interrupted:
+            return self.has_ended
+        raise ScriptRefused(
+            f"its start was noted at {self.started_ms} and its end was not, as its worker was killed or closed "
+            "meanwhile: it is not started again (rerun_interrupted=True would)"
+        )
 
 
 class ScriptJournal:
@@ -102,21 +125,33 @@ class ScriptJournal:
         except sqlite3.Error as error:
             raise EdgeServeError(f"the start of a script could not be noted, so it is not run: {error}") from error
 
-    def end(self, script_id: bytes) -> None:
-        """Note that a script has ended.
+    def take_back(self, script_id: bytes) -> None:
+        """Forget a start that was noted and has failed: nothing of the script has run.
 
         Raises:
             EdgeServeError: The file can't be written.
         """
         try:
-            self._database.execute("UPDATE scripts SET has_ended = 1 WHERE id = ?", (script_id,))
+            self._database.execute("DELETE FROM scripts WHERE id = ?", (script_id,))
+        except sqlite3.Error as error:
+            raise EdgeServeError(f"it could not be noted that a script was not started: {error}") from error
+
+    def end(self, script_id: bytes, *, has_failed: bool = False) -> None:
+        """Note that a script has ended, and whether it has failed, and is to be given up if it comes again.
+
+        Raises:
+            EdgeServeError: The file can't be written.
+        """
+        try:
+            state = _FAILED if has_failed else _ENDED
+            self._database.execute("UPDATE scripts SET state = ? WHERE id = ?", (state, script_id))
         except sqlite3.Error as error:
             raise EdgeServeError(f"the end of a script could not be noted: {error}") from error
 
     def _found(self, script_id: bytes) -> Earlier | None:
-        sql = "SELECT message_id, started_ms, has_ended FROM scripts WHERE id = ?"
-        for message_id, started_ms, has_ended in self._database.execute(sql, (script_id,)).fetchall():
-            return Earlier(message_id, started_ms, bool(has_ended))
+        sql = "SELECT message_id, started_ms, state FROM scripts WHERE id = ?"
+        for message_id, started_ms, state in self._database.execute(sql, (script_id,)).fetchall():
+            return Earlier(message_id, started_ms, state != _STARTED, state == _FAILED)
         return None
 
     def _forget(self, now_ms: int) -> int:

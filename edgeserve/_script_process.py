@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
@@ -113,17 +113,21 @@ class ScriptProcess:
                 with open(path, "xb") as file:
                     file.write(script)
                 self._selector = opening.enter_context(selectors.DefaultSelector())
-                self._status, self._process, pipes = _started(path, environment)
-                opening.enter_context(self._status)
-                opening.enter_context(self._process)  # closes its pipes
-                opening.callback(self._reap)
-                for stream, output in zip(pipes, (self.stdout, self.stderr), strict=True):
-                    os.set_blocking(stream.fileno(), False)
+                pipes = opening.enter_context(_Pipes())
+                for stream, output in ((pipes.stdout, self.stdout), (pipes.stderr, self.stderr), (pipes.status, None)):
+                    os.set_blocking(stream.fileno(), output is None)
                     self._selector.register(stream, selectors.EVENT_READ, output)
-                self._selector.register(self._status, selectors.EVENT_READ)
+                # Last, so that nothing of it has run where this raises.
+                self._process = _started(path, environment, pipes)
+                opening.callback(self._reap)
                 self._closing = opening.pop_all()
         except OSError as error:
             raise EdgeServeError(f"a script can't be started on this node: {error}") from error
+
+    @property
+    def start_error(self) -> str | None:
+        """Why it could not be started after all; nothing of it has run then."""
+        return self._said[1:].decode("utf-8", "replace") if self._said.startswith(b"?") else None
 
     def has_ended(self, timeout_ms: float) -> bool:
         """Take in what it prints, until it has ended or for at most `timeout_ms`. Whether it has ended."""
@@ -158,7 +162,7 @@ class ScriptProcess:
                         self._drain(key.fileobj, key.data)  # type: ignore[arg-type] # they were registered as files
         finally:
             self._gone.set()
-        return int(self._said) if self._said else self._process.returncode
+        return int(self._said) if self._said and self.start_error is None else self._process.returncode
 
     def _reap(self) -> None:
         self.kill()
@@ -184,26 +188,81 @@ class ScriptProcess:
                 return
 
 
-def _started(
-    path: str, environment: Mapping[str, str]
-) -> tuple[IO[bytes], subprocess.Popen[bytes], Sequence[IO[bytes]]]:
-    """The pipe by which is said how the script has ended, what runs it, and the pipes of what it prints."""
-    ours, theirs = os.pipe()
-    status = os.fdopen(ours, "rb", buffering=0)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - the script is a file, and there is no shell
-            [sys.executable, "-I", "-S", str(_HOST), str(theirs), path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
+class _Pipes:
+    """Those between the worker and what runs a script; the other ends are closed when that has them.
+
+    A child that this process forks has none of them: the script would go on with it when the worker is killed, as its
+    standard input would not end.
+
+    Attributes:
+        stdin: Nothing is written to it; it ends with this process.
+        stdout, stderr: What the script prints.
+        status: How it has ended.
+    """
+
+    def __init__(self) -> None:
+        with ExitStack() as opening, _forking:
+            self.theirs = ExitStack()
+            opening.push(self.theirs)
+            self.ours: list[IO[bytes]] = []
+            opening.callback(self._close_ours)
+            self.their_stdin, self.stdin = self._pipe(0)
+            self.stdout, self.their_stdout = self._pipe(1)
+            self.stderr, self.their_stderr = self._pipe(1)
+            self.status, self.their_status = self._pipe(1)
+            _live.add(self)
+            opening.pop_all()
+
+    def _pipe(self, theirs: int) -> tuple[IO[bytes], IO[bytes]]:
+        """A pipe, of which the other side gets one end."""
+        ends = os.pipe()
+        reads, writes = os.fdopen(ends[0], "rb", buffering=0), os.fdopen(ends[1], "wb", buffering=0)
+        self.theirs.enter_context((reads, writes)[theirs])
+        self.ours.append((writes, reads)[theirs])
+        return reads, writes
+
+    def _close_ours(self) -> None:
+        for each in self.ours:
+            each.close()
+
+    def close(self) -> None:
+        """Close all ends that this process has."""
+        self.theirs.close()
+        self._close_ours()
+        _live.discard(self)
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _started(path: str, environment: Mapping[str, str], pipes: _Pipes) -> subprocess.Popen[bytes]:
+    """What runs a script."""
+    with pipes.theirs:
+        return subprocess.Popen(  # noqa: S603 - the script is a file, and there is no shell
+            [sys.executable, "-I", "-S", str(_HOST), str(pipes.their_status.fileno()), path],
+            stdin=pipes.their_stdin,
+            stdout=pipes.their_stdout,
+            stderr=pipes.their_stderr,
             env=dict(environment),
-            pass_fds=[theirs],
+            pass_fds=[pipes.their_status.fileno()],
             start_new_session=True,
         )
-    except BaseException:
-        status.close()
-        raise
-    finally:
-        os.close(theirs)
-    return status, process, [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]  # both are
+
+
+_live: set[_Pipes] = set()
+# Held while pipes are made, so that no child has one that nobody closes.
+_forking = threading.RLock()
+
+
+def _in_child_of_fork() -> None:
+    for each in list(_live):
+        with suppress(OSError):
+            each.close()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child_of_fork)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeserve._core.checks import check_count
-from edgeserve._core.signed import Signed, Signer
+from edgeserve._core.signed import Signer
 from edgeserve._route import DEFAULT_FTP_PATH, Route, RoutePolicy
 from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.store import PayloadStore, check_store, has_store
@@ -48,12 +48,10 @@ class Sealing:
         """
         url = _url_in(payload)
         script = payload if url is None else self._route.fetch([url])[0]
-        signature = self._signer.signature(self._topic, example_id, signed_ms, script)
-        if url is not None:
-            return Signed(signed_ms, signature, url=url).packed()
-        if self._store is not None and len(script) > self._store_above_bytes:
-            return Signed(signed_ms, signature, stored=self._store.put(script)).packed()
-        return Signed(signed_ms, signature, script=script).packed()
+        stored = None
+        if url is None and self._store is not None and len(script) > self._store_above_bytes:
+            stored = self._store.put(script)
+        return self._signer.signed(self._topic, example_id, signed_ms, script, stored=stored, url=url).packed()
 
     def stop(self) -> None:
         """Have a fetch that is under way raise."""

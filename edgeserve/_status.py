@@ -3,6 +3,10 @@
 One side is in every process that has open operators: a thread that looks once a second whether it is watched, and only
 then measures and writes. The other side asks, by touching a file, and reads. Both are of one user, whose folder it is.
 A file counts for as long as its writer holds the lock beside it, which the system takes from a process that dies.
+
+Where several users share `$EDGESERVE_HOME`, anyone may have made a folder of that name first, and put links there to
+what is to be overwritten. So nothing is read or written in a folder that is not this user's own, or that others may
+write to.
 """
 
 from __future__ import annotations
@@ -40,15 +44,38 @@ RATES_S = 10.0
 
 _log = logger("top")
 
+_VERSION = 1
 _WATCHED_S = 5.0
 _REQUEST = "watched"
 _WATCHER = "top"
+
+
+class FolderRefused(PermissionError):
+    """Others could write where this user's requests and statuses are."""
 
 
 def status_folder() -> Path:
     """Where requests and statuses are: a folder of this user's own, also where several share `$EDGESERVE_HOME`."""
     name = f"top-{os.getuid()}" if hasattr(os, "getuid") else "top"
     return data_folder() / name
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether the folder is there.
+
+    Raises:
+        FolderRefused: It is not this user's alone.
+    """
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    if sys.platform != "win32":
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise FolderRefused(f"{folder} is no folder of this user's own: remove it")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise FolderRefused(f"others may write to {folder}: remove it, and all that is in it")
+    return True
 
 
 # What is watched
@@ -70,7 +97,12 @@ class _Writer:
             if self._is_closed:
                 return
             folder = self._folder = self._folder or status_folder()  # not at once, as it may take an import
-            if _is_watched(folder):
+            try:
+                is_watched = _is_there(folder) and _is_watched(folder)
+            except FolderRefused:
+                self._stop()
+                raise
+            if is_watched:
                 _watch.turn_on(_WATCHER)
                 self._write(folder)
             else:
@@ -96,10 +128,16 @@ class _Writer:
         self._history.append((now_s, _watch.readings()))
         while now_s - self._history[0][0] > RATES_S:
             self._history.popleft()
-        status = {"pid": os.getpid(), "written_ms": wall_ms(), "operators": list(self._operators())}
+        status = {
+            "version": _VERSION,
+            "pid": os.getpid(),
+            "written_ms": wall_ms(),
+            "operators": list(self._operators()),
+        }
         path = self._held.path.with_suffix(".json")
         new = path.with_suffix(".new")
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        new.unlink(missing_ok=True)  # the disk may have been full
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(status, file)
         new.replace(path)
 
@@ -170,6 +208,8 @@ class _Thread:
         while not self._end.wait(LOOK_S):
             try:
                 self.writer.tick()
+            except FolderRefused as error:
+                _say_once(error)
             except Exception as error:  # noqa: BLE001 - nobody is to be disturbed because somebody looks
                 _log.debug("this process can't be watched: %s", error)
 
@@ -186,9 +226,16 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.thread: _Thread | None = None
+        self.has_said_why = False
 
 
 _state = _State()
+
+
+def _say_once(error: FolderRefused) -> None:
+    if not _state.has_said_why:
+        _state.has_said_why = True
+        _log.warning("`edgeserve top` does not show this process: %s", error)
 
 
 def begin() -> None:
@@ -201,7 +248,13 @@ def begin() -> None:
 
 
 def end() -> None:
-    """The last operator was closed, or the interpreter exits."""
+    """An operator was closed: if it was the last one, nobody looks any more whether somebody watches."""
+    with _state.lock:
+        if not _watch.has_open():  # asked under the lock, for another one may be opened meanwhile
+            _end_thread()
+
+
+def _end_thread() -> None:
     with _state.lock:
         if _state.thread is not None:
             _state.thread.end()
@@ -216,7 +269,7 @@ def forget_parents() -> None:
     _state = _State()
 
 
-at_exit(Stage.FOLDERS, end)
+at_exit(Stage.FOLDERS, _end_thread)
 
 
 # Who watches
@@ -230,17 +283,25 @@ def ask() -> None:
     """
     folder = status_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _is_there(folder)
     (folder / _REQUEST).touch(mode=0o600)
 
 
 def read_statuses() -> list[dict[str, Any]]:
-    """The operators of this user's processes that answer, by name; what dead processes left is removed."""
+    """The operators of this user's processes that answer, by name; what dead processes left is removed.
+
+    Raises:
+        FolderRefused: The folder is not this user's alone.
+    """
+    folder = status_folder()
     records = []
-    for path in status_folder().glob("*.json"):
+    for path in folder.glob("*.json") if _is_there(folder) else ():
         with suppress(OSError, ValueError):  # it may be gone since, or another one's that has nothing to say here
+            if not _is_alive(path):
+                continue
             status = _read(path)
-            silent_s = round(max(0, wall_ms() - status["written_ms"]) / 1000, 1)
-            if _is_alive(path):
+            if status.get("version") == _VERSION:  # else it is of a process that has another version of this package
+                silent_s = round(max(0, wall_ms() - status["written_ms"]) / 1000, 1)
                 records += [{"pid": status["pid"], **each, "silent_s": silent_s} for each in status["operators"]]
     return sorted(records, key=lambda record: (record["operator"], record["pid"], record["class"]))
 
@@ -250,8 +311,8 @@ def _read(path: Path) -> dict[str, Any]:
         found = os.fstat(file.fileno())
         if sys.platform != "win32" and (found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode)):
             raise OSError(f"{path} is not a file of this user's")
-        status: dict[str, Any] = json.load(file)
-    return status
+        status = json.load(file)
+    return status if isinstance(status, dict) else {}
 
 
 def _is_alive(path: Path) -> bool:

@@ -17,6 +17,10 @@ from edgeserve._core.ledger import FetchStats, Stats
 from edgeserve._core.meter import Meter
 from edgeserve._core.observing import Observer
 
+# Of so many keys it is kept what closed operators had counted; then those are forgotten of which none was closed for
+# the longest.
+_MOST_PAST = 5000
+
 
 class Key(NamedTuple):
     """Which operator it is. Replicas in one process, and an operator that is made anew, have the same."""
@@ -57,7 +61,11 @@ class Watched:
 
     def measure(self, *, on: bool) -> None:
         """Turn its meter on or off; it goes on where it was."""
-        (self._tell if on else self._tell_no_more)(self.meter)
+        if on:
+            self.meter.begin()
+            self._tell(self.meter)
+        else:
+            self._tell_no_more(self.meter)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,8 @@ class Reading:
 
     def closed(self) -> Reading:
         """What stays of it when its operator is closed: what was counted."""
-        return replace(self, stats=replace(self.stats, held=0, unconfirmed=0), queued=0, open=0)
+        fetches = replace(self.stats.fetches, unmoved_bytes=0)
+        return replace(self, stats=replace(self.stats, held=0, unconfirmed=0, fetches=fetches), queued=0, open=0)
 
 
 def _sum_of(one: Stats, other: Stats) -> Stats:
@@ -139,16 +148,23 @@ def opened(watched: Watched) -> None:
             watched.measure(on=True)
 
 
-def closed(watched: Watched) -> bool:
-    """An operator was closed. Whether it was the last one."""
+def closed(watched: Watched) -> None:
+    """An operator was closed."""
     with _state.lock:
         if watched in _state.open:
             del _state.open[watched]
             if _state.keepers:
                 last = _read(watched).closed()
-                before = _state.past.get(watched.key)
+                before = _state.past.pop(watched.key, None)
                 _state.past[watched.key] = last if before is None else before.plus(last)
-        return not _state.open
+                if len(_state.past) > _MOST_PAST:
+                    del _state.past[next(iter(_state.past))]
+
+
+def has_open() -> bool:
+    """Whether any operator is open."""
+    with _state.lock:
+        return bool(_state.open)
 
 
 def forget_parents() -> None:

@@ -7,7 +7,9 @@ A counter goes on where it was when an operator is closed and another one of the
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -76,6 +78,12 @@ class _Collector:
         self._lock = threading.Lock()
         self._highest: dict[tuple[str, ...], float] = {}
         self._watcher = f"metrics-{id(self)}"
+        _collectors.add(self)
+
+    def forget_parents(self) -> None:
+        """In a child of fork: the counts are the parent's, whose scrape may have been under way."""
+        self._lock = threading.Lock()
+        self._highest = {}
 
     def turn_on(self) -> None:
         """Have steps measured, and counted on when their operators are closed."""
@@ -93,7 +101,15 @@ class _Collector:
         """The metrics of this moment."""
         self.turn_on()  # again, in a child of fork
         with self._lock:
-            return list(self._metrics(_watch.totals()))
+            totals = _watch.totals()
+            metrics = list(self._metrics(totals))
+            self._forget_others(totals)
+            return metrics
+
+    def _forget_others(self, totals: Mapping[Key, Reading]) -> None:
+        """Forget series that there are no more."""
+        rows = {_label_values(key) for key in totals}
+        self._highest = {series: count for series, count in self._highest.items() if series[1:5] in rows}
 
     def _metrics(self, totals: Mapping[Key, Reading]) -> Iterator[Metric]:
         rows = {_label_values(key): reading for key, reading in totals.items()}
@@ -146,6 +162,18 @@ class _Collector:
         """
         self._highest[series] = highest = max(count, self._highest.get(series, 0))
         return highest
+
+
+_collectors: weakref.WeakSet[_Collector] = weakref.WeakSet()
+
+
+def _in_child_of_fork() -> None:
+    for each in list(_collectors):
+        each.forget_parents()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child_of_fork)
 
 
 def _label_values(key: Key) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from edgeserve._consuming import Consuming
 from edgeserve._core.checks import check_count, check_ms
 from edgeserve._core.clock import Clock
 from edgeserve._core.plans import ONLY, ComputePlan
-from edgeserve._core.signed import HOW_TO_MAKE_A_KEY, ScriptRefused, Signed, Signer, check_age, unpack_signed
+from edgeserve._core.signed import HOW_TO_MAKE_A_KEY, ScriptRefused, Signed, Signer
 from edgeserve._core.step import Example, Fate, Job, Outcome
 from edgeserve._interrupts import raise_noted, uninterrupted
 from edgeserve._log.recording import LogTarget
@@ -24,6 +24,7 @@ from edgeserve._operator import Life
 from edgeserve._ports import Inputs, Values
 from edgeserve._recovery import UNSERVED, GivingUp
 from edgeserve._route import DEFAULT_FTP_PATH, RoutePolicy
+from edgeserve._script_admission import ScriptAdmission
 from edgeserve._script_journal import ScriptJournal
 from edgeserve._script_process import ScriptProcess, check_platform, environment_of_scripts
 from edgeserve._task import check_long_name
@@ -41,6 +42,8 @@ _QUEUE_SIZE = 1
 _SHOWN_CHARACTERS = 500
 # What it takes to end a process, on a machine that is busy.
 _ENDING_MS = 2000
+# For how long it can be remembered what was run.
+_LONGEST_MS = 100 * 365 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,18 @@ class Worker(Consuming[ScriptResult]):
         pulsar_node: The broker; None for the local one.
         topic: The topic to read; it is a part of what is signed.
         ftp: Whether scripts are fetched of which the source was given the URL. What its `store=` made a URL of is
-            fetched in any case. The signature is of the script, and is checked when it is here.
+            fetched in any case. Nothing is fetched before the signature has been checked, which is of the URL and of
+            the script's SHA-256; the script is compared with that when it is here.
         ftp_memory: Whether such scripts are fetched into memory; False: with `ftp`, into a file below `local_ftp_path`.
         local_ftp_path: The folder of this node's own payloads; fetched files go to `local_ftp_path/HOST/`.
         key: What the sources sign with: 16 bytes or more, 32 random ones at best (`secrets.token_bytes(32)`). Without
             it there is no worker: whoever may send to the topic could run code here.
         worker_id: This worker's name, and that of its subscription. Workers of different names run every script each;
             those of one name share them.
-        time_limit_ms: How long a script may run. Then it is ended, with all that it has started and that is in its
-            process group.
-        max_age_ms: How long ago a script may have been signed. For so long it is remembered, on this node's disk, what
-            was run.
+        time_limit_ms: How long a script may take to be fetched, where only its URL came, and how long it may run. Then
+            it is ended, with all that it has started and that is in its process group.
+        max_age_ms: How long ago a script may have been signed. For so long, a century at most, it is remembered on this
+            node's disk what was run.
         rerun_interrupted: Whether a script that was started and did not end, as its worker was killed or closed, runs
             again when the broker delivers it again. False: it becomes a dead letter. A script that restarts its node or
             its worker would otherwise do that for ever.
@@ -172,15 +176,14 @@ class Worker(Consuming[ScriptResult]):
         check_long_name(worker_id, "worker_id")
         check_ms("time_limit_ms", time_limit_ms)
         check_ms("max_age_ms", max_age_ms)
+        if max_age_ms > _LONGEST_MS:
+            raise UsageError(f"max_age_ms is {max_age_ms!r}: expected {_LONGEST_MS:,} ms (a century) or less")
         check_count("max_output_bytes", max_output_bytes)
         route = RoutePolicy.from_flags(ftp=ftp, memory=ftp_memory, delete=False, root=local_ftp_path, fetching=fetching)
         errors = ErrorPolicy(on_error, max_retries, retry_interval_ms)
-        self._signer = Signer(key)
+        signer = Signer(key)
         self._topic = one_topic(topic)
-        self._fetches_urls = ftp
         self._time_limit_ms = time_limit_ms
-        self._max_age_ms = max_age_ms
-        self._reruns_interrupted = rerun_interrupted
         self._environment = environment_of_scripts(environment)
         self._max_output_bytes = max_output_bytes
         self._process: ScriptProcess | None = None
@@ -188,7 +191,7 @@ class Worker(Consuming[ScriptResult]):
         self._result: ScriptResult | None = None
         address = parse_address(pulsar_node)
         in_memory = isinstance(address, LocalAddress) and (address.path or "").startswith(MEMORY)
-        self._journal = ScriptJournal(self._topic, worker_id, max_age_ms, in_memory=in_memory)
+        journal = ScriptJournal(self._topic, worker_id, max_age_ms, in_memory=in_memory)
         try:
             super().__init__(
                 worker_id,
@@ -198,20 +201,29 @@ class Worker(Consuming[ScriptResult]):
                     [self._topic],
                     worker_id,
                     Share.MESSAGE,
-                    self._signer.fingerprint,
+                    signer.fingerprint,
                     queue_size=_QUEUE_SIZE,
                 ),
                 # A script that looks like a URL is a script. And what is at a URL today may be another one tomorrow.
-                Values(None, None, replace(route, wants_urls=False, remembers=False)),
+                Values(None, None, replace(route, wants_urls=False, remembers=False, limit_ms=time_limit_ms)),
                 errors,
                 ComputePlan({ONLY: ""}),
                 _ScriptWork(self._run_job),
                 LogTarget(),
             )
         except BaseException:
-            self._journal.close()
+            journal.close()
             raise
-        self._parts.callback(self._journal.close)
+        self._parts.callback(journal.close)
+        self._admission = ScriptAdmission(
+            signer,
+            self._topic,
+            journal,
+            self._clock,
+            max_age_ms,
+            fetches_urls=ftp,
+            reruns_interrupted=rerun_interrupted,
+        )
         self._refusing = GivingUp(
             self._notices,
             ErrorPolicy("dead_letter"),
@@ -233,36 +245,27 @@ class Worker(Consuming[ScriptResult]):
     def _perform(self, job: Job) -> ScriptResult | None:
         """Run a script if it is to be run, and settle it."""
         (example,) = job.examples
+        self._result = None
         try:
-            signed = self._unpacked(example)
-            script = self._recovery.tried(partial(self._brought, signed), job.examples)
-            if script is UNSERVED:
-                return None
-            self._signer.check(signed, self._topic, example.id, script)
-            if self._or_again(example, partial(self._was_run, example, signed)):
+            signed = self._admission.unpacked(example)
+            # Before anything is fetched: whoever may send to the topic could have the worker fetch what it likes.
+            has_succeeded = self._or_again(example, partial(self._admission.has_succeeded, example, signed.signed_ms))
+            if not has_succeeded:
+                script = self._recovery.tried(partial(self._brought, signed), job.examples)
+                if script is UNSERVED:
+                    return None
+                signed.check_script(script)  # for what was fetched
+                # Which asks again: a replica may have been faster.
+                has_succeeded = self._or_again(example, partial(self._admission.note_start, example, signed.signed_ms))
+            if has_succeeded:
                 self._ledger.settle([example], Fate.DUPLICATE)
                 self._release([example])
                 return None
+            example.value = script
+            super()._perform(job)
         except ScriptRefused as refused:
             self._refusing.give_up([example], refused)
-            return None
-        example.value = script
-        self._result = None
-        super()._perform(job)
-        if example.fate is Fate.FAILED:
-            self._journal.end(example.id)
         return self._result
-
-    def _unpacked(self, example: Example) -> Signed:
-        """What an example says of a script.
-
-        Raises:
-            ScriptRefused: It is no signed script, or one that is not fetched here.
-        """
-        signed = unpack_signed(example.value)
-        if signed.url is not None and not self._fetches_urls:
-            raise ScriptRefused("only its URL came, which its source was given: a worker fetches such with ftp=True")
-        return signed
 
     def _brought(self, signed: Signed) -> bytes:
         """The script's bytes, wherever they are.
@@ -284,34 +287,6 @@ class Worker(Consuming[ScriptResult]):
         finally:
             route.release()
 
-    def _was_run(self, example: Example, signed: Signed) -> bool:
-        """Note that a script is about to start. Whether it ran to its end before, and only comes again.
-
-        Raises:
-            ScriptRefused: It may not start.
-            EdgeServeError: That can't be noted.
-        """
-        message_id = example.parcel.delivery.message_id if example.parcel is not None else ""
-        now_ms = self._clock.now().wall_ms
-        earlier = self._journal.find(example.id)
-        if earlier is None:
-            check_age(signed.signed_ms, now_ms, self._max_age_ms)
-            earlier = self._journal.start(example.id, message_id, signed.signed_ms, now_ms)
-        if earlier is None:
-            return False
-        if earlier.message_id != message_id:
-            raise ScriptRefused(
-                f"it is a replay: this worker has started it at {earlier.started_ms}, from message {earlier.message_id}"
-            )
-        if earlier.has_ended:
-            return True
-        if self._reruns_interrupted:
-            return False
-        raise ScriptRefused(
-            f"it was started at {earlier.started_ms} and has not ended, as its worker was killed or closed: it is not "
-            "started again (rerun_interrupted=True would)"
-        )
-
     def _run_job(self, job: Job) -> ScriptResult:
         with uninterrupted():  # so that no process is left behind; Ctrl-C is seen where it is waited for
             result = self._result = self._run(job.examples[0], job.arguments[0][ONLY])
@@ -327,8 +302,13 @@ class Worker(Consuming[ScriptResult]):
         what = (
             f"script {script_id} of {example.source!r} ({len(script):,} bytes, sha256 {digest}) of topic {self._topic}"
         )
+        self._admission.note_start_again(example)
         started_ms = self._clock.now().steady_ms
-        process = self._process = ScriptProcess(script, self._environment, self._max_output_bytes)
+        try:
+            process = self._process = ScriptProcess(script, self._environment, self._max_output_bytes)
+        except BaseException:
+            self._admission.take_back(example)
+            raise
         is_over = is_timed_out = False
         try:
             _log.info("worker %s runs %s", self._name, what)
@@ -340,14 +320,22 @@ class Worker(Consuming[ScriptResult]):
                 raise_noted()
                 is_timed_out = not is_over and self._clock.now().steady_ms >= until_ms
         finally:
+            if process.start_error is None:
+                self._admission.note_run()
             exit_code = process.close()
             self._process = None
             duration_ms = self._clock.now().steady_ms - started_ms
             was_cut_off = self._must_end and exit_code == -signal.SIGKILL
             if was_cut_off or not (is_over or is_timed_out):
                 _log.warning("worker %s ended %s after %.0f ms: it is closing", self._name, what, duration_ms)
+        if process.start_error is not None:
+            self._admission.take_back(example)
+            raise EdgeServeError(f"a script can't be started on this node: {process.start_error}")
         if was_cut_off:
             raise Stopped
+        # What is given up without a dead letter is no more than a duplicate when it comes again.
+        has_failed = (is_timed_out or exit_code != 0) and self._errors.on_error != "skip"
+        self._admission.note_end(example, has_failed=has_failed)
         out, err = process.stdout, process.stderr
         result = ScriptResult(
             script_id,
@@ -362,11 +350,6 @@ class Worker(Consuming[ScriptResult]):
         )
         _log_end(self._name, what, result)
         return result
-
-    def _use_up(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            self._journal.end(example.id)  # before it is acknowledged
-        super()._use_up(examples)
 
 
 def _log_end(name: str, what: str, result: ScriptResult) -> None:

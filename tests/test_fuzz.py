@@ -60,9 +60,9 @@ PACK_SAMPLES = (
     packs.pack([(EXAMPLE, 1)] * packs.MAX_EXAMPLES),
 )
 SIGNED_SAMPLES = (
-    Signed(1_700_000_000_000, bytes(32), script=b"print(1)").packed(),
-    Signed(1, b"s" * 32, stored="ftp://node:2121/a.payload#size=8").packed(),
-    Signed(1, b"s" * 32, url="ftp://node/job.py").packed(),
+    Signed(1_700_000_000_000, bytes(32), bytes(32), script=b"print(1)").packed(),
+    Signed(1, bytes(32), b"s" * 32, stored="ftp://node:2121/a.payload#size=8").packed(),
+    Signed(1, bytes(32), b"s" * 32, url="ftp://node/job.py").packed(),
 )
 MSGPACK_SAMPLES = tuple(
     msgpack.packb(value)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from edgeserve import DataSource, Materialize, PulsarAddress, _logging
-from edgeserve._broker import pulsar_log
 from edgeserve._logging import Seldom, is_heard, last_words, logger
 from tests.broker.workers import until
 from tests.operators.outages import Line
@@ -209,6 +208,13 @@ for name, log in made.items():
 
 
 # What a pipeline says
+
+
+def test_every_logger_is_in_the_table_of_the_docs() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "edgeserve").rglob("*.py")]
+    made = {f"edgeserve.{name}" for source in sources for name in re.findall(r'\blogger\("([\w.]+)"\)', source)}
+    page = (ROOT / "docs" / "concepts" / "watching.md").read_text(encoding="utf-8")
+    assert made == set(re.findall(r"^\| `(edgeserve\.[\w.]+)` \|", page, re.MULTILINE))
 
 
 def test_a_pipeline_says_nothing_unless_somebody_listens(broker: str, topic: str) -> None:
@@ -461,25 +467,3 @@ connection.close()
     assert (done.returncode, done.stdout) == (0, "")
     created = [line for line in done.stderr.splitlines() if "Created producer on broker" in line]
     assert [f"{topic}-of-the-child" in line for line in created] == [False, True]
-
-
-def test_lines_that_are_mixed_up_or_of_several_are_passed_on(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    path = tmp_path / "client.log"
-    path.write_bytes(b"")
-    follower = pulsar_log._Follower(os.open(path, os.O_RDWR))
-    with open(path, "ab", buffering=0) as client, caplog.at_level(logging.WARNING, "edgeserve.broker.pulsar.client"):
-        client.write(b"2026-01-02 03:04:05.678 WARN  [1:2] Connection:12 | 100% \xff of a: b | c\n  its second line\n")
-        client.write(b"2026-01-02 03:04:05.679 INFO  [1:2] Connection:13 | not asked for\n2026-01-02 03:04:05.6")
-        follower.pass_on(1)
-        assert [record.getMessage() for record in caplog.records] == ["100% \ufffd of a: b | c", "  its second line"]
-        client.write(b"80 ERROR [1:2] Connection:14 | the rest\n")
-        follower.pass_on(1)
-        first, _, last = caplog.records
-        assert (first.levelname, first.filename, first.lineno) == ("WARNING", "Connection", 12)
-        assert (last.levelname, last.getMessage(), round(last.msecs)) == ("ERROR", "the rest", 680)
-        client.write(b"x" * pulsar_log._MOST_BYTES + b"\n")
-        follower.pass_on(1)
-        assert path.stat().st_size == 0
-        client.write(b"2026-01-02 03:04:06.000 WARN  [1:2] Connection:12 | after the cut\n")
-        follower.pass_on(1)
-        assert caplog.records[-1].getMessage() == "after the cut"

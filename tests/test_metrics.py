@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +16,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeserve import BatchCompute, Compute, DataSource, Fate, Materialize, Stats, UsageError, _watch
-from edgeserve.metrics import MetricsServer, register, serve
+from edgeserve.metrics import MetricsServer, _Collector, register, serve
 from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.folder import FolderStore
 from edgeserve.testing import memory_broker
 
 DASHBOARD = Path(__file__).parents[1] / "docs" / "grafana" / "edgeserve.json"
 IDLE_MS = 200
+SOURCE = {"operator": "cam", "class": "DataSource", "topic_in": "", "topic_out": "src"}
 SERIES = {"operator": "double", "class": "Compute", "topic_in": "src", "topic_out": "dst"}
 
 
@@ -36,6 +39,12 @@ def nobody_watches_afterwards() -> Iterator[None]:
 def server() -> Iterator[MetricsServer]:
     with serve(port=0, registry=CollectorRegistry()) as made:
         yield made
+
+
+def registered(registry: CollectorRegistry) -> list[_Collector]:
+    """What was registered."""
+    register(registry)
+    return [each for each in registry._collector_to_names if isinstance(each, _Collector)]
 
 
 def scraped(server: MetricsServer) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -147,6 +156,33 @@ def test_a_counter_does_not_fall_when_stats_takes_back_what_it_counted(server: M
         source._outbox._sent -= 1  # as when the oldest makes room for a larger one
         assert source.stats.sent == 2
         assert value(scraped(server), "edgeserve_sent_total", operator="cam") == 3
+
+
+def test_series_that_there_are_no_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watch, "_MOST_PAST", 1)
+    (collector,) = registered(registry := CollectorRegistry())
+    for name in ("one", "two"):
+        DataSource([], memory_broker(), name).close()
+        list(registry.collect())
+        assert {series[1] for series in collector._highest} == {name}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_fork_counts_anew_also_one_that_is_made_during_a_scrape() -> None:
+    (collector,) = registered(registry := CollectorRegistry())
+    with send(memory_broker(), [b"a"] * 5):
+        assert registry.get_sample_value("edgeserve_received_total", SOURCE) == 5
+        with collector._lock:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                list(registry.collect())
+                send(memory_broker(), [b"a"] * 2)
+                os._exit(int(registry.get_sample_value("edgeserve_received_total", SOURCE) or 0))
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 2
+        assert registry.get_sample_value("edgeserve_received_total", SOURCE) == 5
 
 
 def test_batches_are_a_histogram_of_their_units(server: MetricsServer) -> None:

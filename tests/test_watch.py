@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from edgeserve import Compute, DataSource, Materialize, _watch
+from edgeserve import Compute, DataSource, Materialize, Stats, _watch
+from edgeserve._core.histogram import Histogram
+from edgeserve._core.ledger import FetchStats
 from edgeserve._watch import Key
-from edgeserve.testing import memory_broker
+from edgeserve.testing import ManualClock, memory_broker
 
 BATCH = 5
 IDLE_MS = 200
@@ -106,6 +109,48 @@ def test_when_nobody_keeps_totals_nothing_is_kept_of_what_was_closed(watcher: st
     _watch.turn_on(watcher)
     send(memory_broker()).close()
     assert Key("cam", "DataSource", (), ("src",)) not in _watch.totals()
+
+
+def test_a_step_in_which_watching_ended_is_not_measured_together_with_one_in_which_it_begins(watcher: str) -> None:
+    broker, clock = memory_broker(), ManualClock()
+    in_the_step: list[Callable[[], None]] = []
+
+    def task(cam: bytes) -> bytes:
+        in_the_step.pop()()
+        return cam
+
+    with send(broker, 3), Compute(task, broker, "double", clock=clock) as compute:
+        _watch.turn_on(watcher)
+        in_the_step.append(lambda: _watch.turn_off(watcher))
+        next(compute)
+        clock.advance(3_600_000)
+        in_the_step.append(lambda: _watch.turn_on(watcher))
+        next(compute)
+        (found,) = [reading for watched, reading in _watch.readings().items() if watched.key.operator == "double"]
+        assert found.step.count == 0
+        in_the_step.append(lambda: clock.advance(1000))
+        next(compute)
+        (found,) = [reading for watched, reading in _watch.readings().items() if watched.key.operator == "double"]
+        assert (found.step.count, found.step.total_s) == (1, 1)
+
+
+def test_what_closed_operators_had_counted_is_kept_of_so_many_that_were_closed_last(
+    watcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch, "_MOST_PAST", 2)
+    broker = memory_broker()
+    _watch.turn_on(watcher, keeps_totals=True)
+    for name in ("one", "two", "one", "three"):
+        DataSource([], broker, name).close()
+    assert [key.operator for key in _watch.totals()] == ["one", "three"]
+
+
+def test_what_a_closed_operator_has_not_moved_is_no_more_there() -> None:
+    meter = Histogram()
+    fetches = FetchStats(fetched=3, unmoved_bytes=7)
+    stats = replace(Stats(), received=2, fetches=fetches)
+    closed = _watch.Reading(stats, 1, meter, meter, meter).closed()
+    assert closed.stats == replace(stats, fetches=replace(fetches, unmoved_bytes=0))
 
 
 def test_a_class_of_the_users_own_is_known_by_what_it_is_made_of() -> None:

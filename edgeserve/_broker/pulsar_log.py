@@ -33,6 +33,8 @@ _LOOK_MS = 100
 _CHUNK_BYTES = 1 << 16
 # What was read is cut off beyond this.
 _MOST_BYTES = 4 << 20
+# So much is there at most; then what was not read is cut off with it.
+_MOST_UNREAD_BYTES = 64 << 20
 _LAST_LOOK_S = 1.0
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) +([A-Z]+) +\[[^]]*\] ([^:|]+):(\d+) \| (.*)")
 # The client's names, in its API and in its lines.
@@ -123,7 +125,8 @@ class _Follower:
     def _run(self) -> None:
         while True:
             pause_ms(_LOOK_MS)
-            self.pass_on(-1)
+            with contextlib.suppress(Exception):  # the next lines may be better
+                self.pass_on(-1)
 
     def pass_on(self, limit_s: float) -> None:
         if not self._lock.acquire(timeout=limit_s):
@@ -132,26 +135,48 @@ class _Follower:
             while chunk := os.read(self._descriptor, _CHUNK_BYTES):
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
                 for line in lines:
-                    self._record(line.decode("utf-8", "replace"))
-            # What is written between the two calls would be lost: a line now and then, of thousands.
-            read_bytes = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-            if read_bytes > _MOST_BYTES and os.fstat(self._descriptor).st_size == read_bytes:
-                os.ftruncate(self._descriptor, 0)
-                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                    with contextlib.suppress(Exception):  # of a filter, or of a line as nobody thought of it
+                        self._record(line.decode("utf-8", "replace"))
+                self._cut_off()
         finally:
             self._lock.release()
+
+    def _cut_off(self) -> None:
+        """Keep the file from growing without bound."""
+        read_bytes = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        if read_bytes <= _MOST_BYTES:
+            return
+        # What is written between the two calls would be lost: a line now and then, of thousands.
+        unread_bytes = os.fstat(self._descriptor).st_size - read_bytes
+        if not 0 < unread_bytes < _MOST_UNREAD_BYTES:
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            if unread_bytes > 0:
+                self._rest = b""
+                _log.warning(
+                    "%d bytes of this log came faster than they could be passed on, and are lost", unread_bytes
+                )
 
     def _record(self, line: str) -> None:
         # Lines that the client's threads write at the same moment can be mixed up, and messages can be of several.
         found = _LINE.fullmatch(line)
-        if found is not None:
+        written_s = _seconds(found[1]) if found is not None else None
+        if found is not None and written_s is not None:
             self._level = _LEVEL_OF.get(found[2], logging.INFO)
         if not line.strip() or not _log.isEnabledFor(self._level):
             return
-        if found is None:
+        if found is None or written_s is None:
             record = _log.makeRecord(_log.name, self._level, "", 0, line, (), None)
         else:
             record = _log.makeRecord(_log.name, self._level, found[3], int(found[4]), found[5], (), None)
-            record.created = datetime.datetime.fromisoformat(found[1]).timestamp()
-            record.msecs = record.created * 1000 % 1000
+            record.created = written_s
+            record.msecs = written_s * 1000 % 1000
         _log.handle(record)
+
+
+def _seconds(written: str) -> float | None:
+    """The time that a line says; None if there is none such, as where two lines are mixed up."""
+    try:
+        return datetime.datetime.fromisoformat(written).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -33,6 +33,10 @@ class Meter(Observer):
         self._start_s: float | None = None
         self._fetched_s: float | None = None
 
+    def begin(self) -> None:
+        """It is turned on: a step of which it saw the start before it was turned off is not measured."""
+        self._start_s = self._fetched_s = None
+
     def starts(self, job: Job) -> None:
         """See `Observer`."""
         self._start_s = self._steady_s()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict, deque
@@ -105,14 +106,19 @@ class Fetcher:
             to `root/HOST/`.
         in_memory: Whether a payload becomes bytes, or the path of a file.
         remembers: Whether what was fetched may serve another use of the same URL; not where what is there may change.
+        limit_ms: How long a payload may take in all, with every try; None: for as long as its store is not silent.
+            Then all stores are hung up on, so it is for who fetches one payload after the other.
     """
 
-    def __init__(self, fetching: Fetching, root: str, *, in_memory: bool, remembers: bool = True) -> None:
+    def __init__(
+        self, fetching: Fetching, root: str, *, in_memory: bool, remembers: bool = True, limit_ms: float | None = None
+    ) -> None:
         self._limits = fetching
         self._root = os.path.realpath(root)
         self._this_host = ThisHost(self._root, fetching.folders)
         self._in_memory = in_memory
         self._remembers = remembers
+        self._limit_ms = limit_ms
         self._stores = Stores(fetching.timeout_ms)
         self._files = FetchedFiles(self._root, fetching.keep)
         self._lock = threading.Lock()
@@ -209,23 +215,26 @@ class Fetcher:
 
     def _held(self, text: str, begun: bytes | str | Future[bytes | str]) -> bytes | str:
         """A payload, when it is here; a file is held, and brought again if it went since it was fetched ahead."""
-        payload = self._waited_for(begun) if isinstance(begun, Future) else begun
+        payload = self._waited_for(text, begun) if isinstance(begun, Future) else begun
         if isinstance(payload, bytes) or self._files.hold(payload):
             return payload
         with self._lock:
             again = self._under_way.get(text) or self._begin(text, self._fetching)
-        return self._waited_for(again)
+        return self._waited_for(text, again)
 
     def _begin(self, text: str, pool: ThreadPoolExecutor) -> Future[bytes | str]:
         """Have a payload fetched. With the lock."""
         future: Future[bytes | str] = Future()
         self._under_way[text] = future
-        pool.submit(self._run, text, future)
+        pool.submit(self._run, text, future, self._until_ms())
         return future
 
-    def _run(self, text: str, future: Future[bytes | str]) -> None:
+    def _until_ms(self) -> float:
+        return math.inf if self._limit_ms is None else steady_ms() + self._limit_ms
+
+    def _run(self, text: str, future: Future[bytes | str], until_ms: float) -> None:
         try:
-            payload = self._loaded(text)
+            payload = self._loaded(text, until_ms)
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             with self._lock:
                 del self._under_way[text]
@@ -237,11 +246,19 @@ class Fetcher:
             del self._under_way[text]
         future.set_result(payload)
 
-    def _waited_for(self, future: Future[bytes | str]) -> bytes | str:
+    def _waited_for(self, text: str, future: Future[bytes | str]) -> bytes | str:
+        until_ms = self._until_ms()
         while not wait([future], _SLICE_MS / 1000).done:
             raise_noted()
             self.check()
+            if steady_ms() >= until_ms:
+                self._stores.close()  # which ends the transfer
+                raise self.too_late(parse_payload_url(text))
         return future.result()
+
+    def too_late(self, url: PayloadUrl) -> PayloadUnavailable:
+        """The error of a payload that is not here at the limit."""
+        return PayloadUnavailable(url.public, f"it was not here after {self._limit_ms:,.0f} ms, which is the limit")
 
     def _known(self, text: str) -> bytes | str | None:
         """What was fetched before and is still there. With the lock."""
@@ -272,23 +289,23 @@ class Fetcher:
         while self._cached_bytes > self._limits.cache_bytes:
             self._cached_bytes -= len(self._cache.popitem(last=False)[1])
 
-    def _loaded(self, text: str) -> bytes | str:
+    def _loaded(self, text: str, until_ms: float) -> bytes | str:
         url = parse_payload_url(text)
         self._limits.check_allows(url)
         try:
             here = self._this_host.find(url)
-            return self._read_here(url, here) if here is not None else self._brought(url)
+            return self._read_here(url, here) if here is not None else self._brought(url, until_ms)
         except OSError as error:
             raise PayloadUnavailable(url.public, shown(error)) from error
 
-    def _brought(self, url: PayloadUrl) -> bytes | str:
+    def _brought(self, url: PayloadUrl, until_ms: float) -> bytes | str:
         limits = self._limits
         started_ms = steady_ms()
         store = self._stores.of(self._with_login(url))
         target: Target
         target = InMemory(url, limits.max_bytes) if self._in_memory else self._files.place(url, limits.max_bytes)
         try:
-            bring(url, target, store, limits.max_retries, self)
+            bring(url, target, store, limits.max_retries, _Transfer(self, url, until_ms))
             payload = target.result()
         except BaseException:
             target.discard()
@@ -342,3 +359,29 @@ class Fetcher:
         while (left_ms := until_ms - steady_ms()) > 0:
             self.check()
             pause_ms(min(left_ms, _SLICE_MS))
+
+
+class _Transfer:
+    """Whoever waits for one transfer, and until when.
+
+    Args:
+        fetcher: Whose it is.
+        url: What is fetched.
+        until_ms: When it is given up, by the steady clock.
+    """
+
+    def __init__(self, fetcher: Fetcher, url: PayloadUrl, until_ms: float) -> None:
+        self._fetcher = fetcher
+        self._url = url
+        self._until_ms = until_ms
+
+    def check(self) -> None:
+        """See `Watch`."""
+        self._fetcher.check()
+        if steady_ms() >= self._until_ms:
+            raise self._fetcher.too_late(self._url)
+
+    def pause(self) -> None:
+        """See `Watch`."""
+        self._fetcher.pause()
+        self.check()

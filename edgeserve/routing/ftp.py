@@ -48,6 +48,8 @@ class FtpClient:
         self._timeout_s = timeout_ms / 1000
         self._lock = threading.Lock()
         self._idle: list[ftplib.FTP] = []
+        # Connections on which somebody waits, to hang up on, and those of their transfers.
+        self._connections: set[ftplib.FTP] = set()
         self._busy: set[socket.socket] = set()
         self._is_closed = False
 
@@ -106,6 +108,7 @@ class FtpClient:
         try:
             if ftp is None:
                 ftp = self._connected()
+            self._connections.add(ftp)
             yield ftp
             is_well = True
         except ftplib.error_perm as error:
@@ -115,6 +118,7 @@ class FtpClient:
             raise failure(f"the FTP server at {self._url.origin}: {error or 'it hung up'}") from error
         finally:
             if ftp is not None:
+                self._connections.discard(ftp)
                 self._keep_or_close(ftp, is_well=is_well)
 
     def _idle_one(self) -> ftplib.FTP | None:
@@ -138,6 +142,7 @@ class FtpClient:
             ftp: ftplib.FTP = ftplib.FTP_TLS(context=ssl.create_default_context(), timeout=self._timeout_s)  # noqa: S321
         else:
             ftp = ftplib.FTP(timeout=self._timeout_s)  # noqa: S321 - what the URL asks for
+        self._connections.add(ftp)
         try:
             ftp.connect(url.host, url.port or 21)
             ftp.login(url.user or "anonymous", url.password or ("" if url.user else "edgeserve@"))
@@ -150,15 +155,18 @@ class FtpClient:
         except BaseException:
             ftp.close()
             raise
+        finally:
+            self._connections.discard(ftp)
         return ftp
 
     def close(self) -> None:
-        """Hang up, also where a transfer is under way: nobody waits for it any more."""
+        """Hang up, also where a server is talking, or a transfer is under way: nobody waits for it any more."""
         self._is_closed = True
         self._hang_up()
-        for sock in list(self._busy):
+        for sock in [*self._busy, *(ftp.sock for ftp in list(self._connections))]:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                if sock is not None:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _hang_up(self) -> None:
         with self._lock:

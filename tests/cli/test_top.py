@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from edgeserve import DataSource, _status, _watch
+from edgeserve._broker.local.locks import FileLock
 from edgeserve._status import ask, read_statuses, status_folder
 from edgeserve.cli.top import operators_table
 from edgeserve.testing import memory_broker
@@ -258,6 +259,122 @@ def test_a_fork_is_watched_by_itself_and_takes_nothing_from_its_parent(home: Pat
         os.close(reads)
         os.close(writes)
     until(lambda: names() == [], "nobody is shown")
+
+
+def test_an_operator_that_is_opened_while_the_last_one_closes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = memory_broker()
+    opened: list[DataSource] = []
+    really = _watch.closed
+
+    def closed(watched: _watch.Watched) -> None:
+        really(watched)
+        if not opened:  # as another thread may, at this moment
+            opened.append(DataSource([], broker, "next"))
+
+    monkeypatch.setattr(_watch, "closed", closed)
+    DataSource([], broker, "cam").close()
+    until(lambda: names() == ["next"], "it is shown")
+    opened[0].close()
+    until(lambda: not threads(), "the thread has ended")
+
+
+# Whose folder it is
+
+not_on_windows = pytest.mark.skipif(sys.platform == "win32", reason="folders have no owners or modes there")
+
+
+@pytest.fixture(params=["anybody may write to it", "a link", "somebody else's", "a file"])
+def bad_folder(request: pytest.FixtureRequest, home: Path) -> Path:
+    """A folder as somebody else may have made it, who waits for statuses in it."""
+    folder = status_folder()
+    made = home / "made" if request.param == "a link" else folder
+    made.mkdir()
+    (made / "watched").touch()
+    if request.param == "anybody may write to it":
+        made.chmod(0o770)
+    elif request.param == "a link":
+        folder.symlink_to(made)
+    elif request.param == "a file":
+        (made / "watched").unlink()
+        made.rmdir()
+        made.touch()
+    elif os.getuid() == 0:
+        os.chown(made, 12345, -1)
+    else:
+        pytest.skip("only root can give a folder away")
+    return folder
+
+
+@not_on_windows
+def test_nothing_is_read_or_written_in_a_folder_that_is_not_this_users_alone(
+    writer: _status._Writer, bad_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(bad_folder.glob("*"))
+    monkeypatch.setattr(_status, "LOOK_S", 0.01)
+    monkeypatch.setattr(_status._state, "has_said_why", False)
+    until(lambda: not threads(), "the threads of earlier tests have ended")
+    with DataSource([b"x"] * 2, memory_broker(), "cam") as source:
+        for _ in range(2):
+            next(source)
+            with pytest.raises(_status.FolderRefused):
+                writer.tick()
+        until(lambda: caplog.records, "the thread has said it")
+        (reading,) = _watch.readings().values()
+    assert reading.step.count == 0
+    assert sorted(bad_folder.glob("*")) == before
+    with pytest.raises(OSError, match=str(bad_folder)):
+        ask()
+    with pytest.raises(_status.FolderRefused):
+        read_statuses()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "edgeserve.top"]
+    assert said.startswith(f"`edgeserve top` does not show this process: {bad_folder}") or str(bad_folder) in said
+    shown = edgeserve("top", "--once")
+    assert shown.returncode != 0
+    assert f"the operators can't be asked through {bad_folder}" in " ".join(shown.stderr.split())
+
+
+@not_on_windows
+def test_a_folder_that_becomes_anybodys_is_written_to_no_more(writer: _status._Writer) -> None:
+    with DataSource([b"x"], memory_broker(), "cam") as source:
+        ask()
+        writer.tick()
+        assert len(list(status_folder().glob("*.json"))) == 1
+        status_folder().chmod(0o777)
+        with pytest.raises(_status.FolderRefused):
+            writer.tick()
+        assert [path.name for path in status_folder().iterdir()] == ["watched"]
+        next(source)
+        (reading,) = _watch.readings().values()
+    assert reading.step.count == 0
+
+
+@not_on_windows
+def test_no_file_is_written_through_a_link(writer: _status._Writer, home: Path) -> None:
+    precious = home / "precious"
+    precious.write_text("precious")
+    with DataSource([b"x"], memory_broker(), "cam"):
+        ask()
+        writer.tick()
+        (lock,) = status_folder().glob("*.lock")
+        lock.with_suffix(".new").symlink_to(precious)
+        writer.tick()
+        assert [operator["operator"] for operator in read_statuses()] == ["cam"]
+    assert precious.read_text() == "precious"
+    link = home / "link.lock"
+    link.symlink_to(home / "made-through-it")
+    with pytest.raises(FileExistsError):
+        FileLock(link, is_new=True).acquire()
+    assert not (home / "made-through-it").exists()
+
+
+@pytest.mark.parametrize("status", ['{"version": 2}', '{"pid": 1}', "[", '"text"'])
+def test_a_status_of_another_version_is_not_shown(writer: _status._Writer, status: str) -> None:
+    with DataSource([], memory_broker(), "cam"):
+        ask()
+        writer.tick()
+        (path,) = status_folder().glob("*.json")
+        path.write_text(status)
+        assert read_statuses() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")

@@ -24,14 +24,15 @@ IDS = st.binary(min_size=16, max_size=16)
 
 
 def signed(script: bytes = b"print()", topic: str = "code", example_id: bytes = ID, signed_ms: int = 1000) -> Signed:
-    return Signed(signed_ms, SIGNER.signature(topic, example_id, signed_ms, script), script=script)
+    return SIGNER.signed(topic, example_id, signed_ms, script)
 
 
 @given(TEXTS, IDS, TIMES, st.binary(max_size=200))
 def test_what_was_signed_passes(topic: str, example_id: bytes, signed_ms: int, script: bytes) -> None:
     travelled = unpack_signed(signed(script, topic, example_id, signed_ms).packed())
     assert travelled.script == script
-    SIGNER.check(travelled, topic, example_id, script)
+    SIGNER.check(travelled, topic, example_id)
+    travelled.check_script(script)
 
 
 PARTS = st.tuples(TEXTS, IDS, TIMES, st.binary(max_size=200))
@@ -41,19 +42,32 @@ PARTS = st.tuples(TEXTS, IDS, TIMES, st.binary(max_size=200))
 def test_one_signature_is_of_one_topic_id_time_and_script(
     one: tuple[str, bytes, int, bytes], other: tuple[str, bytes, int, bytes]
 ) -> None:
-    assert (SIGNER.signature(*one) == SIGNER.signature(*other)) is (one == other)
+    assert (SIGNER.signed(*one).signature == SIGNER.signed(*other).signature) is (one == other)
 
 
 def test_no_byte_passes_from_one_part_into_the_next() -> None:
-    assert SIGNER.signature("code1", ID, 1, b"") != SIGNER.signature("code", b"1" + ID, 1, b"")
-    time = (7).to_bytes(8, "big")
-    assert SIGNER.signature("c", ID + time, 7, b"x") != SIGNER.signature("c", ID, 7, time + b"x")
+    assert signed(topic="code1").signature != signed(example_id=b"1" + ID).signature
+    time = (1000).to_bytes(8, "big")
+    assert signed(example_id=ID + time).signature != signed(topic="code" + ID.decode(), example_id=time).signature
 
 
-def test_the_signature_is_what_its_format_says() -> None:
-    parts = [b"edgeserve code, version 1", b"code", ID, (1000).to_bytes(8, "big"), b"print()"]
+@pytest.mark.parametrize("url", [{}, {"stored": "ftp://node/x#size=7"}, {"url": "ftp://node/x"}])
+def test_the_signature_is_what_its_format_says(url: dict[str, str]) -> None:
+    made = SIGNER.signed("code", ID, 1000, b"print()", **url)
+    ((place, text),) = url.items() or [("script", "")]
+    sha256 = hashlib.sha256(b"print()").digest()
+    parts = [
+        b"edgeserve code, version 1",
+        b"code",
+        ID,
+        (1000).to_bytes(8, "big"),
+        sha256,
+        place.encode(),
+        text.encode(),
+    ]
     said = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-    assert signed().signature == hmac.new(KEY, said, hashlib.sha256).digest()
+    assert made.signature == hmac.new(KEY, said, hashlib.sha256).digest()
+    assert made.sha256 == sha256
 
 
 @pytest.mark.parametrize(
@@ -61,21 +75,30 @@ def test_the_signature_is_what_its_format_says() -> None:
     [
         {"topic": "code2"},
         {"example_id": b"j" * 16},
-        {"script": b"print(1)"},
         {"signed": replace(signed(), signed_ms=1001)},
+        {"signed": replace(signed(), sha256=bytes(32))},
         {"signed": replace(signed(), signature=bytes(32))},
-        {"signed": replace(signed(), signature=Signer(KEY[::-1]).signature("code", ID, 1000, b"print()"))},
+        {"signed": Signer(KEY[::-1]).signed("code", ID, 1000, b"print()")},
+        {"signed": replace(signed(), script=None, stored="")},
+        {"signed": replace(SIGNER.signed("code", ID, 1000, b"print()", url="ftp://a/x"), url="ftp://b/x")},
+        {"signed": replace(SIGNER.signed("code", ID, 1000, b"print()", url="ftp://a/x"), url=None, stored="ftp://a/x")},
     ],
 )
-def test_what_differs_in_one_thing_is_refused(wrong: dict[str, object]) -> None:
-    given = {"signed": signed(), "topic": "code", "example_id": ID, "script": b"print()", **wrong}
+def test_what_differs_in_one_thing_is_refused_before_its_script_is_there(wrong: dict[str, object]) -> None:
+    given = {"signed": signed(), "topic": "code", "example_id": ID, **wrong}
     with pytest.raises(ScriptRefused, match="its signature is not that of this key"):
         SIGNER.check(**given)  # type: ignore[arg-type] # one of each
 
 
+def test_other_bytes_than_those_that_were_signed_are_refused() -> None:
+    with pytest.raises(ScriptRefused, match="its bytes are not those that were signed"):
+        signed().check_script(b"print(1)")
+
+
 def check_packed(payload: bytes) -> None:
     travelled = unpack_signed(payload)
-    SIGNER.check(travelled, "code", ID, travelled.script or b"")
+    SIGNER.check(travelled, "code", ID)
+    travelled.check_script(travelled.script or b"")
 
 
 @given(st.data())
@@ -93,7 +116,7 @@ def test_any_other_bytes_are_refused(payload: bytes) -> None:
         check_packed(payload)
 
 
-SIGNATURE = {"signed_ms": 1, "signature": bytes(32)}
+SIGNATURE = {"signed_ms": 1, "sha256": bytes(32), "signature": bytes(32)}
 
 
 @pytest.mark.parametrize(
@@ -112,9 +135,10 @@ SIGNATURE = {"signed_ms": 1, "signature": bytes(32)}
         {**SIGNATURE, "script": b"", "signed_ms": True},
         {**SIGNATURE, "script": b"", "signed_ms": 1.0},
         {**SIGNATURE, "script": b"", "signed_ms": 1 << 63},
+        {**SIGNATURE, "script": b"", "sha256": bytes(31)},
         {**SIGNATURE, "script": b"", "signature": bytes(31)},
         {**SIGNATURE, "script": b"", "signature": "s" * 32},
-        {"signed_ms": 1, "script": b"", 7: 7},
+        {"signed_ms": 1, "sha256": bytes(32), "script": b"", 7: 7},
     ],
 )
 def test_fields_that_are_none_are_refused(fields: object) -> None:
@@ -123,11 +147,13 @@ def test_fields_that_are_none_are_refused(fields: object) -> None:
 
 
 @pytest.mark.parametrize("place", [{"stored": "ftp://node/x#size=1"}, {"url": "ftp://node/x"}])
-def test_a_url_travels_in_the_place_of_the_script_and_the_signature_is_of_the_script(place: dict[str, str]) -> None:
-    packed = Signed(1000, signed().signature, **place).packed()
-    travelled = unpack_signed(packed)
-    assert travelled == Signed(1000, signed().signature, **place)
-    SIGNER.check(travelled, "code", ID, b"print()")
+def test_a_url_travels_in_the_place_of_the_script_whose_hash_is_signed(place: dict[str, str]) -> None:
+    made = SIGNER.signed("code", ID, 1000, b"print()", **place)
+    travelled = unpack_signed(made.packed())
+    assert travelled == made
+    assert travelled.script is None
+    SIGNER.check(travelled, "code", ID)
+    travelled.check_script(b"print()")
 
 
 @pytest.mark.parametrize(

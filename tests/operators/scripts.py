@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from edgeserve import CodeSource, Worker
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetter, DeadLetterBox
 from edgeserve._core.clock import wall_ms
-from edgeserve._core.signed import Signed, Signer, unpack_signed
+from edgeserve._core.signed import Signer, unpack_signed
 from tests.operators.conftest import CODEC, Sent, Wire
 
 KEY = bytes(range(32))
@@ -50,8 +51,8 @@ def refused(broker: str, topic: str, count: int = 1) -> list[DeadLetter]:
 def signed(topic: str, script: str) -> Sent:
     """A script as its source would send it."""
     now_ms, script_id = wall_ms(), uuid.uuid4()
-    signature = Signer(KEY).signature(topic, script_id.bytes, now_ms, script.encode())
-    return Sent(script_id, "any", Signed(now_ms, signature, script=script.encode()).packed(), now_ms)
+    packed = Signer(KEY).signed(topic, script_id.bytes, now_ms, script.encode()).packed()
+    return Sent(script_id, "any", packed, now_ms)
 
 
 def store(wire: Wire, one: Sent, topic: str | None = None) -> None:
@@ -61,5 +62,4 @@ def store(wire: Wire, one: Sent, topic: str | None = None) -> None:
 
 def with_script(one: Sent, script: str) -> Sent:
     """The same with another script."""
-    genuine = unpack_signed(one.payload)
-    return one._replace(payload=Signed(genuine.signed_ms, genuine.signature, script=script.encode()).packed())
+    return one._replace(payload=replace(unpack_signed(one.payload), script=script.encode()).packed())

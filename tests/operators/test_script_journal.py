@@ -27,15 +27,56 @@ def journal(topic: str = "code", worker_id: str = "w", max_age_ms: float = MAX_A
 def test_a_script_starts_once_also_for_a_replica_and_for_the_next_run() -> None:
     first, replica = journal(), journal()
     assert first.start(ID, "m1", 5000, 5001) is None
-    assert replica.start(ID, "m2", 5000, 5002) == Earlier("m1", 5001, False)
+    assert replica.start(ID, "m2", 5000, 5002) == Earlier("m1", 5001)
     first.end(ID)
     first.close()
-    assert replica.find(ID) == Earlier("m1", 5001, True)
+    assert replica.find(ID) == Earlier("m1", 5001, has_ended=True)
     replica.close()
     again = journal()
-    assert again.start(ID, "m1", 5000, 5003) == Earlier("m1", 5001, True)
+    assert again.start(ID, "m1", 5000, 5003) == Earlier("m1", 5001, has_ended=True)
     assert again.find(OTHER) is None
     again.close()
+
+
+def test_a_start_that_is_taken_back_was_none() -> None:
+    opened = journal()
+    opened.start(ID, "m1", 5000, 5001)
+    opened.take_back(ID)
+    assert opened.find(ID) is None
+    assert opened.start(ID, "m2", 5000, 5002) is None
+    opened.close()
+
+
+def test_a_script_that_failed_is_known_as_such_until_it_runs_without_failing() -> None:
+    opened = journal()
+    opened.start(ID, "m1", 5000, 5001)
+    opened.end(ID, has_failed=True)
+    assert opened.find(ID) == Earlier("m1", 5001, has_ended=True, has_failed=True)
+    opened.end(ID)
+    assert opened.find(ID) == Earlier("m1", 5001, has_ended=True)
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reruns", "expected"),
+    [
+        (Earlier("m", 1), False, "its end was not, as its worker was killed or closed"),
+        (Earlier("m", 1), True, False),
+        (Earlier("m", 1, has_ended=True), False, True),
+        (Earlier("m", 1, has_ended=True), True, True),
+        (Earlier("m", 1, has_ended=True, has_failed=True), True, "has failed"),
+        (Earlier("another", 1), True, "replay"),
+        (Earlier("another", 1, has_ended=True), True, "replay"),
+    ],
+)
+def test_what_is_known_of_a_script_decides_whether_it_runs_again(
+    earlier: Earlier, reruns: bool, expected: bool | str
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ScriptRefused, match=expected):
+            earlier.has_succeeded("m", reruns_interrupted=reruns)
+    else:
+        assert earlier.has_succeeded("m", reruns_interrupted=reruns) is expected
 
 
 @pytest.mark.parametrize("other", [{"topic": "code2"}, {"worker_id": "v"}])
@@ -85,3 +126,7 @@ def test_a_start_that_cannot_be_noted_is_an_error() -> None:
         opened.find(ID)
     with pytest.raises(EdgeServeError, match="the end of a script could not be noted"):
         opened.end(ID)
+    with pytest.raises(EdgeServeError, match="it could not be noted that a script was not started"):
+        opened.take_back(ID)
+    with pytest.raises(EdgeServeError, match="it could not be noted that a script was not started"):
+        opened.take_back(ID)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -133,6 +134,20 @@ def test_spans_of_the_user_lie_above_the_source_and_below_the_task(broker: str, 
         assert trace.get_current_span() is trace.INVALID_SPAN, "the step has put things back"
     assert parent_of(spans.one("edgeserve.data_source")) == of(spans.one("run")).span_id
     assert parent_of(spans.one("inference")) == of(spans.one("edgeserve.compute")).span_id
+
+
+def test_spans_of_the_user_lie_above_a_source_that_is_awaited(broker: str, wire: Wire, spans: Spans) -> None:
+    tracer = trace.get_tracer("mine")
+
+    async def two_steps(source: DataSource) -> None:
+        for name in ("first", "second"):
+            with tracer.start_as_current_span(name):
+                await source.__anext__()
+
+    with DataSource([b"one", b"two"], broker, "cam", topic=wire.src) as source:
+        asyncio.run(two_steps(source))
+    above = [parent_of(span) for span in spans.of("edgeserve.data_source")]
+    assert above == [of(spans.one(name)).span_id for name in ("first", "second")]
 
 
 def test_baggage_travels_with_the_trace(broker: str, wire: Wire, spans: Spans) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeserve import EdgeServeError, Fate, ScriptFailed
+from edgeserve import Fate, ScriptFailed
 from edgeserve._core.clock import wall_ms
 from edgeserve.testing import ManualClock
 from tests.broker.workers import until
@@ -68,9 +70,9 @@ def test_with_raise_the_step_raises_with_the_result_and_the_script_does_not_run_
         assert raised.value.result.exit_code == 3
         assert next(node) is not None
         assert node.stats.held == 1
-    with worker(broker, topic, on_error="raise") as node:
+    with worker(broker, topic, on_error="raise", rerun_interrupted=True) as node:
         assert next(node) is None
-    assert "has not ended" in refused(broker, topic)[0].error
+    assert "and has failed: it is not started again" in refused(broker, topic)[0].error
     assert ran.read_text().split() == ["ran", "next"]
 
 
@@ -119,6 +121,7 @@ class Holding:
     def __init__(self, folder: Path, then: str = "time.sleep(600)") -> None:
         self._lock, self._begun = folder / "lock", folder / "begun"
         self._begun.touch()
+        self.path = self._begun
         self.script = HOLDING.format(lock=str(self._lock), begun=str(self._begun), then=then)
 
     @property
@@ -184,7 +187,7 @@ def test_closing_waits_for_a_script_and_then_ends_it(broker: str, topic: str, ho
     with worker(broker, topic) as successor:
         assert next(successor) is None
     assert holding.begun == 1
-    assert "and has not ended, as its worker was killed or closed" in refused(broker, topic)[0].error
+    assert "and its end was not, as its worker was killed or closed" in refused(broker, topic)[0].error
 
 
 def test_closing_lets_a_script_end_that_needs_little_time(broker: str, topic: str, tmp_path: Path) -> None:
@@ -287,11 +290,25 @@ def test_nothing_of_a_script_is_left_in_the_folder_of_temporary_files(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_a_script_that_cannot_be_started_is_an_error_of_its_step(
-    broker: str, topic: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    send(broker, topic, "print(1)")
-    with worker(broker, topic, on_error="raise") as node:
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-        with pytest.raises(EdgeServeError, match="can't be started on this node"):
-            next(node)
+FORKING = """
+import os, signal, sys, time
+from edgeserve._script_process import ScriptProcess
+process = ScriptProcess(sys.argv[1].encode(), dict(os.environ), 1000)
+while not os.path.getsize(sys.argv[2]):
+    time.sleep(0.01)
+if os.fork() == 0:
+    print("forked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+signal.pause()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_script_does_not_outlive_its_worker_for_a_child_that_the_worker_has_forked(holding: Holding) -> None:
+    command = [sys.executable, "-c", FORKING, holding.script, str(holding.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        process.kill()
+        until(holding.is_gone, "all of it is gone, and the child is not")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+from edgeserve._core.clock import pause_ms
+
 Misdeed = Callable[[socket.socket, bytes], None]
 """Sends what it will of some bytes."""
 
@@ -105,6 +107,13 @@ def without_end(connection: socket.socket, content: bytes) -> None:
     """Send for ever."""
     while True:
         connection.sendall(content or b"more" * 1000)
+
+
+def drop_by_drop(connection: socket.socket, content: bytes) -> None:
+    """Send everything, a byte now and then."""
+    for byte in content:
+        connection.sendall(bytes([byte]))
+        pause_ms(10)
 
 
 def other_bytes(connection: socket.socket, content: bytes) -> None:

@@ -20,7 +20,7 @@ from edgeserve.routing.locks import hold
 from edgeserve.routing.store import Write
 from edgeserve.routing.urls import parse_payload_url
 from tests.broker.workers import until
-from tests.routing.bad_ftp import BadFtp, all_of_it, nothing_ever, other_bytes, the_first, without_end
+from tests.routing.bad_ftp import BadFtp, all_of_it, drop_by_drop, nothing_ever, other_bytes, the_first, without_end
 
 PAYLOAD = os.urandom(300_000)
 QUICK = Fetching(timeout_ms=500, retry_interval_ms=10)
@@ -165,6 +165,15 @@ def test_a_server_that_misbehaves_makes_a_payload_unavailable_and_leaves_nothing
         assert reason in why(fetcher(fetching, in_memory=False), url)
         assert reason in why(fetcher(fetching), url) or reason.startswith("10")
     assert [path for path in here.rglob("*") if path.is_file() and path.name != ".edgeserve-fetched"] == []
+
+
+def test_what_trickles_in_is_given_up_at_the_limit_and_hung_up_on(here: Path) -> None:
+    with BadFtp(PAYLOAD, drop_by_drop, all_of_it) as bad:
+        slow = Fetcher(Fetching(timeout_ms=500, retry_interval_ms=0), str(here), in_memory=True, limit_ms=300)
+        assert "it was not here after 300 ms, which is the limit" in why(slow, url_at(bad.port))
+        until(lambda: not slow._under_way, "the transfer was ended")
+        assert slow.fetch([url_at(bad.port)]) == [PAYLOAD]
+        slow.close(1000)
 
 
 def test_what_is_gone_or_too_large_or_not_allowed_says_so(server: FtpServer, fetcher: MakeFetcher) -> None:

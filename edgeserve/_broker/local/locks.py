@@ -47,10 +47,16 @@ else:
 
 
 class FileLock:
-    """An exclusive lock between processes, and between the open locks of one process; not re-entrant."""
+    """An exclusive lock between processes, and between the open locks of one process; not re-entrant.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: Its file, which is made if it is not there.
+        is_new: Whether it may not be there, not even as a link to somewhere else.
+    """
+
+    def __init__(self, path: Path, *, is_new: bool = False) -> None:
         self.path = path
+        self._flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if is_new else 0)
         self._fd: int | None = None
 
     def acquire(self) -> None:
@@ -94,13 +100,13 @@ class FileLock:
 
     def _open(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = os.open(self.path, self._flags, 0o666)
         return self._fd
 
 
 def hold_new(folder: Path) -> FileLock:
     """Make a lock file of a new name in `folder`, and hold it: the sign that this process lives."""
-    lock = FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.lock")
+    lock = FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}.lock", is_new=True)
     lock.acquire()
     return lock
 
