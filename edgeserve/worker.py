@@ -17,6 +17,7 @@ from edgeserve._core.plans import ONLY, ComputePlan
 from edgeserve._core.signed import HOW_TO_MAKE_A_KEY, ScriptRefused, Signed, Signer
 from edgeserve._core.step import Example, Fate, Job, Outcome
 from edgeserve._interrupts import raise_noted, uninterrupted
+from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget
 from edgeserve._logging import logger
 from edgeserve._on_error import ErrorPolicy, OnError
@@ -113,6 +114,7 @@ class Worker(Consuming[ScriptResult]):
             the script's SHA-256; the script is compared with that when it is here.
         ftp_memory: Whether such scripts are fetched into memory; False: with `ftp`, into a file below `local_ftp_path`.
         local_ftp_path: The folder of this node's own payloads; fetched files go to `local_ftp_path/HOST/`.
+        log_path, log_filename, log_verbose: The replay log, as for `Compute`.
         key: What the sources sign with: 16 bytes or more, 32 random ones at best (`secrets.token_bytes(32)`). Without
             it there is no worker: whoever may send to the topic could run code here.
         worker_id: This worker's name, and that of its subscription. Workers of different names run every script each;
@@ -153,6 +155,9 @@ class Worker(Consuming[ScriptResult]):
         ftp_memory: bool = True,
         local_ftp_path: str = DEFAULT_FTP_PATH,
         *,
+        log_path: LogPath = None,
+        log_filename: str | None = None,
+        log_verbose: bool = False,
         key: bytes | None = None,
         worker_id: str = "worker-sub",
         time_limit_ms: float = 600_000,
@@ -209,7 +214,7 @@ class Worker(Consuming[ScriptResult]):
                 errors,
                 ComputePlan({ONLY: ""}),
                 _ScriptWork(self._run_job),
-                LogTarget(),
+                LogTarget(log_path, log_filename, log_verbose),
             )
         except BaseException:
             journal.close()

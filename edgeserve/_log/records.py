@@ -22,6 +22,7 @@ SUFFIXES = {
     "Model": ".log",
     "BatchModel": ".log",
     "Materialize": ".destination",
+    "Worker": ".log",
 }
 """How the files of each class of operators end, as in the research prototype."""
 

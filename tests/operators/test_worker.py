@@ -6,13 +6,14 @@ import json
 import logging
 import math
 import uuid
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeserve import CodeSource, DataSource, EdgeServeError, Fate, PayloadUnavailable, UsageError, Worker
+from edgeserve import CodeSource, DataSource, EdgeServeError, Fate, PayloadUnavailable, UsageError, Worker, replay
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetterBox
 from edgeserve._core.clock import wall_ms
@@ -55,6 +56,22 @@ def test_a_signed_script_runs_and_next_says_how_it_ended(broker: str, topic: str
         assert node.stats.fates == {Fate.USED: 1}
         assert node.stats.held == 0
         assert list(node) == [], "and it runs once"
+
+
+def test_a_replay_log_has_what_ran_how_it_ended_and_what_was_refused(broker: str, topic: str, tmp_path: Path) -> None:
+    with CodeSource(["print(1)"], broker, topic=topic) as source:
+        next(source)
+    send(broker, topic, "print(2)", "exit(3)")
+    with worker(broker, topic, log_path=tmp_path / "logs") as node:
+        for _ in range(3):
+            next(node)
+        fates = {fate.value: count for fate, count in node.stats.fates.items()}
+    log = replay.load(tmp_path / "logs")
+    assert Counter(log.examples["fate"]) == fates == {"used": 1, "failed": 2}
+    assert len(log.uses) == 1
+    errors = sorted(log.steps["error"].dropna())
+    assert [error.partition(":")[0] for error in errors] == ["ScriptFailed"]
+    assert log.runs[0].operator_class == "Worker"
 
 
 def test_scripts_run_one_after_the_other_in_their_order(broker: str, topic: str, ran: Path) -> None:
