@@ -10,7 +10,7 @@ from typing import Any
 from edgeserve._core.checks import check_ms
 from edgeserve._core.plans import ComputePlan, Plan
 from edgeserve._log.reading import Block, LoggedRun
-from edgeserve._log.records import Head, Record
+from edgeserve._log.records import Head
 from edgeserve._payload import Gate
 from edgeserve._task import bind_sources
 from edgeserve.errors import UsageError
@@ -18,7 +18,7 @@ from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog, load
 from edgeserve.replay._moments import replay_moments
 from edgeserve.replay._simulation import TaskTimes, simulate
-from edgeserve.replay._tools import Callables, IsRight, Scores, Tools, make_tools
+from edgeserve.replay._tools import Callables, IsRight, Tools, make_tools
 
 Log = ReplayLog | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A log that was loaded, or where it is."""
@@ -31,12 +31,11 @@ class RunAgain:
     """A run that was made again, as the records that it would have left."""
 
     head: Head
-    records: Sequence[Record]
-    wall_offset_ms: float
+    written: Sequence[Block]
 
     def blocks(self) -> Iterator[Block]:
         """Its records."""
-        yield Block(0, -self.wall_offset_ms, self.records)
+        yield from self.written
 
 
 class Replayer:
@@ -65,7 +64,7 @@ class Replayer:
         logged = loaded.logged(operator)
         if not isinstance(logged, LoggedRun):
             raise UsageError("a log that was made by running another one again can't be run again: run the first one")
-        self.history = History.of(logged)
+        self.history = History.of(logged, keeps_payloads=callables is not None)
         self.recorded = loaded
         self._callables = callables
         self._is_right = is_right
@@ -98,7 +97,8 @@ class Replayer:
                 f"the task takes {sorted(missing)}, and the recorded one took {sorted(recorded.values())}: name the "
                 "sources with inputs="
             )
-        return bound if bound != recorded else None
+        # Their order counts: the first one leads the nearest join, and ids are made in it.
+        return bound if list(bound.items()) != list(recorded.items()) else None
 
     def plan(self, knobs: Mapping[str, Any]) -> Plan:
         """The recorded plan, with other knobs.
@@ -123,19 +123,21 @@ class Replayer:
         """Run it with these knobs, and those that were recorded."""
         plan = self.plan(knobs)
         tools = self._tools()
-        if plan == self.history.plan and self._task_ms is None:
-            records = replay_moments(self.history, plan, tools)
+        if plan == self.history.plan and self._parameters is None and self._task_ms is None:
+            blocks = replay_moments(self.history, plan, tools)
         else:
-            records = simulate(self.history, plan, tools, self._task_times)
+            blocks = simulate(self.history, plan, tools, self._task_times)
         told = {name: _plain(value) for name, value in knobs.items()}
+        if self._parameters is not None:
+            told["parameters"] = dict(self._parameters)
         head = replace(self.history.head, plan={**self.history.head.plan, **told})
-        again = RunAgain(head, records, self.history.wall_offset_ms)
+        again = RunAgain(head, blocks)
         return ReplayLog([again], tools.scores.by_id if tools is not None and self._is_right is not None else None)
 
     def _tools(self) -> Tools | None:
         if self._callables is None:
             return None
-        return make_tools(self.history.head, self._callables, Scores(self._is_right))
+        return make_tools(self.history.head, self._callables, self._is_right)
 
 
 def run(
