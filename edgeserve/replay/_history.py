@@ -147,13 +147,11 @@ class Serving(NamedTuple):
         units: What it ran on: the numbers of the examples of each unit.
         start_steady_ms: When it started.
         duration_ms: How long it took, its fetches included.
-        outputs: What came of it.
     """
 
     units: Sequence[Sequence[int]]
     start_steady_ms: float
     duration_ms: float
-    outputs: Sequence[Output]
 
 
 class Moment(NamedTuple):
@@ -185,6 +183,7 @@ class History:
             a gate.
         held_at_arrival: Those that no join saw, and that are held: the gate raised, and so did the step.
         servings: The runs of the task that returned, in order.
+        made: What came of that, by the numbers of what it was made from.
         failures: What the task raised on units that it never served, by the numbers of their examples.
         given_up: The numbers of what was given up after an error.
         given_back: The numbers of what the broker was to deliver again, to this operator or another one.
@@ -203,6 +202,7 @@ class History:
     fates_at_arrival: dict[int, Fate] = field(default_factory=dict)
     held_at_arrival: Sequence[int] = ()
     servings: list[Serving] = field(default_factory=list)
+    made: dict[Numbers, Output] = field(default_factory=dict)
     failures: dict[Numbers, str] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
     given_back: set[int] = field(default_factory=set)
@@ -268,12 +268,16 @@ class History:
 
     def _take_served(self, record: ServedMany) -> None:
         for served in served_in(record.fields):
+            unit = (served.number,)
             self._taken.add(served.number)
-            self.servings.append(_serving_of(served))
-            self.failures.pop((served.number,), None)
+            start_ms, finish_ms = 1000 * served.start_steady_s, 1000 * served.finish_steady_s
+            self.servings.append(Serving((unit,), start_ms, finish_ms - start_ms))
+            self.made[unit] = Output(served.output_id, 0, served.size, None, None)
+            self.failures.pop(unit, None)
 
     def _take_ran(self, ran: Ran) -> None:
-        units = units_of(ran, self._job)
+        outputs = outputs_of(ran)
+        units = units_of(ran, outputs, self._job)
         if ran.arrival is not None:
             self._taken.add(ran.arrival)
         if ran.error is not None:
@@ -282,8 +286,10 @@ class History:
         if self.failures:
             for unit in units:
                 self.failures.pop(tuple(unit), None)
-        duration_ms = ran.finish_steady_ms - ran.start_steady_ms
-        self.servings.append(Serving(units, ran.start_steady_ms, duration_ms, outputs_of(ran)))
+        self.servings.append(Serving(units, ran.start_steady_ms, ran.finish_steady_ms - ran.start_steady_ms))
+        for output in outputs:
+            numbers = output.numbers
+            self.made[tuple([each for unit in units for each in unit] if numbers is None else numbers)] = output
 
     def _take_given_up(self, record: GivenUp) -> None:
         self.given_up.update(record.numbers)
@@ -328,7 +334,7 @@ _HANDLERS: Mapping[type[Any], Callable[[History, Any], None]] = {
 }
 
 
-def units_of(ran: Ran, job: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+def units_of(ran: Ran, outputs: Sequence[Output], job: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     """What a run of the task was about, as the numbers of the examples of each unit; `job` is what was decided last.
 
     Of a batch in which something failed it is a part: what failed, or what was served when the poison was found.
@@ -338,7 +344,7 @@ def units_of(ran: Ran, job: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
     if ran.error is not None:
         numbers = None if ran.numbers is None else set(ran.numbers)
     else:
-        parts = [output.numbers for output in outputs_of(ran)]
+        parts = [output.numbers for output in outputs]
         numbers = None if None in parts else {number for part in parts for number in part or ()}
     return job if numbers is None else [unit for unit in job if numbers.issuperset(unit)]
 
@@ -351,12 +357,6 @@ def _without_payloads(record: Record) -> Record:
     if isinstance(record, Ran) and record.outputs:
         return record._replace(outputs=tuple([each._replace(payload=None) for each in outputs_of(record)]))
     return record
-
-
-def _serving_of(served: Served) -> Serving:
-    start_ms, finish_ms = 1000 * served.start_steady_s, 1000 * served.finish_steady_s
-    output = Output(served.output_id, 0, served.size, None, None)
-    return Serving(((served.number,),), start_ms, finish_ms - start_ms, [output])
 
 
 def served_in(flat: Sequence[Any]) -> Iterator[Served]:

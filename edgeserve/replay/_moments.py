@@ -23,6 +23,7 @@ from edgeserve._log.records import (
     Ended,
     Fetched,
     GivenUp,
+    Output,
     Ran,
     Record,
     ServedMany,
@@ -161,14 +162,15 @@ class _Moments:
         if self._tools is None and (record.arrival is not None or self._is_the_same_job()):
             self.rig.kept.add_read(record)
             return
-        units = units_of(record, self._recorded)
+        outputs = outputs_of(record)
+        units = units_of(record, outputs, self._recorded)
         if record.error is not None:
             units = [unit for unit in units if self._last_runs.get(tuple(unit)) == place]
             if not units:
                 return  # it was tried again
         if record.arrival is not None:
             self._take_in(record.arrival, self._at(record.start_steady_ms))
-        parts = self._parts(record, units) if self._is_the_same_job() else None
+        parts = self._parts(outputs, units) if self._is_the_same_job() else None
         self._run_once_more(record.start_steady_ms, record.finish_steady_ms, record.fetch_ms, parts)
 
     def _run_once_more(
@@ -187,14 +189,13 @@ class _Moments:
             for now, then in zip(map(numbers_of, self._job.units), self._recorded, strict=True)
         )
 
-    def _parts(self, record: Ran, units: Sequence[Sequence[int]]) -> Sequence[Sequence[Unit]] | None:
+    def _parts(self, outputs: Sequence[Output], units: Sequence[Sequence[int]]) -> Sequence[Sequence[Unit]] | None:
         """The units that a run was about, together in each part; None: all those of the job.
 
         A batch that fails only as a whole was run in parts, each with an output of its own.
         """
         if self._job is None:
             return None
-        outputs = outputs_of(record)
         if self._history.head.operator_class == "BatchCompute" and len(outputs) > 1:
             return [self._units_with(output.numbers or ()) for output in outputs]
         if len(units) == len(self._job.units):
@@ -223,7 +224,7 @@ def _last_runs(history: History) -> dict[Numbers, int]:
         if isinstance(record, Decided):
             job = record.job or ()
         elif isinstance(record, Ran):
-            for unit in map(tuple, units_of(record, job)):
+            for unit in map(tuple, units_of(record, outputs_of(record), job)):
                 if record.error is not None or unit in last:
                     last[unit] = place
     return last

@@ -85,7 +85,10 @@ class KeptRecords:
 
 def _as_read(fields: Sequence[Any]) -> tuple[Any, ...]:
     """Tuples for lists, as in what is read."""
-    return tuple([_as_read(each) if type(each) in (list, tuple) else each for each in fields])
+    return tuple([each if type(each) not in _LISTS else _as_read(each) if each else () for each in fields])
+
+
+_LISTS = frozenset((list, tuple))
 
 
 class Rig:
@@ -305,11 +308,7 @@ class _Made:
     """What the recorded run made of its inputs, for when a task is not run again."""
 
     def __init__(self, history: History) -> None:
-        self._outputs: dict[tuple[int, ...], Output] = {}
-        for serving in history.servings:
-            everything = tuple(number for unit in serving.units for number in unit)
-            for output in serving.outputs:
-                self._outputs[everything if output.numbers is None else tuple(output.numbers)] = output
+        self._outputs = history.made
         self._is_batch = history.head.operator_class == "BatchCompute"
         self._is_sink = not history.head.topics_out
         # A sink makes no ids, and its name may be longer than one that travels.
