@@ -130,7 +130,7 @@ class Replayer:
         told = {name: _plain(value) for name, value in knobs.items()}
         if self._parameters is not None:
             told["parameters"] = dict(self._parameters)
-        head = replace(self.history.head, plan={**self.history.head.plan, **told})
+        head = replace(self.history.head, plan={**self.history.head.plan, **told}, has_payloads=False)
         again = RunAgain(head, blocks)
         return ReplayLog([again], tools.scores.by_id if tools is not None and self._is_right is not None else None)
 
@@ -157,15 +157,19 @@ def run(
     """Run an operator's log again, through the same join, pacing and batching, without a broker.
 
     With the knobs that were recorded, the recorded moments are replayed, and give the same decisions. With others, or
-    with `task_ms`, a simulated clock goes on: arrivals come when they reached the node, and the operator is busy for as
-    long as its task takes.
+    with `task_ms`, or where the task takes other sources or takes them in another order, a simulated clock goes on:
+    arrivals come when they reached the node, and the operator is busy for as long as its task takes.
 
     Args:
         log: The log, or where it is.
         operator: Whose run; None where there is one operator that joins and sends.
-        task: Another task. It needs payloads in the log (`log_verbose=True`). None: the task does not run; what it made
-            of inputs that it was not run on is taken to be one output.
-        gate_in: As for the operator; for a model it may be a dict with `'data'` and `'signal'`.
+        task: Another task. It needs payloads in the log (`log_verbose=True`). At the recorded moments it is run on what
+            the recorded task was run on; where that failed, at its last try, and on what it failed on. None: the task
+            does not run; what it made or raised is what it made or raised then, and what it would have made of inputs
+            that it was not run on is taken to be one output.
+        gate_in: As for the operator; for a model it may be a dict with `'data'` and `'signal'`. It is asked about all
+            that the recorded gate was asked about, at the moments at which that was, also about what that dropped, or
+            raised on. What comes of a source for which no gate is given stays dropped, or failed, if it was.
         decode: Likewise. Payloads that travelled as URLs are what was fetched then.
         gate_out: As for the operator.
         gate_out_signal: What a model's answers to the next model go through.
@@ -174,7 +178,8 @@ def run(
             recorded run on as many inputs took that was nearest in time; `'measured'`: as long as it takes now. None:
             `'measured'` with a task, else `'recorded'`, where a clock is simulated.
         is_right: Called with the task's output and its arguments (a dict by parameter); whether the output is right,
-            which is where labels come in. The answers are the column `is_right` of the predictions.
+            which is where labels come in. For a `BatchModel` it is called for each flow; outputs of whole batches are
+            neither right nor wrong. The answers are the column `is_right` of the predictions.
         knobs: Arguments of the operator that shape its join: `max_time_diff_ms`, `min_interval_ms`, `join`,
             `drop_if_older_than_ms`, `no_overlap`, `max_wait_ms`, `max_waiting`; those of batches and of waiting flows.
 
@@ -182,9 +187,10 @@ def run(
         A log of the one operator, as if it had run so.
 
     Raises:
-        UsageError: The log can't be run again (a part or a payload is missing), or an argument is wrong.
+        UsageError: The log can't be run again (a part or a payload is missing), or not on a simulated clock (others had
+            the subscription meanwhile), or an argument is wrong.
         MissingExtra: pandas or pyarrow is not installed.
-        Exception: What the task raises.
+        Exception: What the task or a gate raises.
     """
     callables = callables_of(task, gate_in, decode, gate_out, gate_out_signal)
     replayer = Replayer(log, operator, callables, inputs=inputs, task_ms=task_ms, is_right=is_right)

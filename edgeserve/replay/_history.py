@@ -34,6 +34,8 @@ from edgeserve.replay._columns import SAME_CLOCK_MS, Wall
 
 _PLANS: Mapping[str, type[Any]] = {plan.kind: plan for plan in (ComputePlan, FlowPlan, BatchPlan)}
 
+_PAYLOAD = Output._fields.index("payload")
+
 Numbers = tuple[int, ...]
 """The numbers of the examples of one unit."""
 
@@ -145,8 +147,8 @@ class Serving(NamedTuple):
 
     Attributes:
         units: What it ran on: the numbers of the examples of each unit.
-        start_steady_ms: When it started.
-        duration_ms: How long it took, its fetches included.
+        start_steady_ms: When it started; of a batch with poison in it, when the last of that was found.
+        duration_ms: How long it took from there, its fetches included.
     """
 
     units: Sequence[Sequence[int]]
@@ -246,7 +248,7 @@ class History:
         if isinstance(record, Lost):
             raise UsageError(f"{name} misses records that the disk did not take: it can't be run again")
         if not self.keeps_payloads and self.head.has_payloads:
-            record = _without_payloads(record)
+            record = without_payloads(record)
         self.records.append(record)
         handler = _HANDLERS.get(type(record))
         if handler is not None:
@@ -349,13 +351,14 @@ def units_of(ran: Ran, outputs: Sequence[Output], job: Sequence[Sequence[int]]) 
     return job if numbers is None else [unit for unit in job if numbers.issuperset(unit)]
 
 
-def _without_payloads(record: Record) -> Record:
+def without_payloads(record: Record) -> Record:
+    """The same record without the payloads that may be in it."""
     if isinstance(record, Arrived):
-        return record._replace(payloads=None)
+        return record if record.payloads is None else record._replace(payloads=None)
     if isinstance(record, Fetched):
         return record._replace(payload=b"")
-    if isinstance(record, Ran) and record.outputs:
-        return record._replace(outputs=tuple([each._replace(payload=None) for each in outputs_of(record)]))
+    if isinstance(record, Ran) and any(output[_PAYLOAD] is not None for output in record.outputs):
+        return record._replace(outputs=tuple([output._replace(payload=None) for output in outputs_of(record)]))
     return record
 
 

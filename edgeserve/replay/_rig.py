@@ -17,7 +17,7 @@ from edgeserve._log.recording import StepLog
 from edgeserve._log.records import DECIDED, RAN, Output, Record
 from edgeserve._task import check_name
 from edgeserve.errors import UsageError
-from edgeserve.replay._history import Arrival, History, Numbers
+from edgeserve.replay._history import Arrival, History, Numbers, record_of, without_payloads
 from edgeserve.replay._tools import Tools
 
 Lasts = Callable[[Job, float | None], float]
@@ -40,7 +40,7 @@ class SetClock:
 
 
 class KeptRecords:
-    """Takes records into memory, all of them, in the order in which they come."""
+    """Takes records into memory, all of them, in the order in which they come; but no payloads, which nobody reads."""
 
     most_fields = sys.maxsize
 
@@ -50,13 +50,12 @@ class KeptRecords:
 
     def add(self, record: Sequence[Any], size: int = 0) -> None:
         """Take a record."""
-        self._end_short()
-        self._records.append(_as_read(record))
+        self.add_read(record_of(_as_read(record)))
 
     def add_read(self, record: Record) -> None:
         """Take one that was read from a file."""
         self._end_short()
-        self._records.append(record)
+        self._records.append(without_payloads(record))
 
     def many(self, kind: int, width: int) -> list[Any]:
         """A list for the fields of short records."""
@@ -171,7 +170,10 @@ class Rig:
             example.arrived_steady_ms = now.steady_ms
         parameter = self.join.serves_at_once
         if parameter is not None:
-            return Job(({parameter: example},), (example,)) if example is not None else None
+            if example is None:
+                return None
+            del self._held[example.number]
+            return Job(({parameter: example},), (example,))
         decision = self.join.decide(example, now)
         self.log.decided(example, now, decision)
         self._let_go(decision)

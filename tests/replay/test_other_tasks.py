@@ -11,7 +11,7 @@ import pytest
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Model, UsageError, replay
 from edgeserve._log.records import ANEW, ASKED, DECIDED, Arrived, Head
 from edgeserve._log.writer import pack_block, pack_head
-from edgeserve.replay._history import History
+from edgeserve.replay._history import History, record_of, without_payloads
 from edgeserve.testing import memory_broker
 from tests.replay.recorded import START_MS, arrived, only_run
 
@@ -268,6 +268,10 @@ def test_payloads_are_kept_for_a_task_alone(tmp_path: Path) -> None:
     assert [each.payload for each in without.arrivals.values()] == [None] * 6
     assert all(each.payloads is None for each in without.records if isinstance(each, Arrived))
     assert all(output.payload is None for output in without.made.values())
+    again = replay.run(tmp_path, task=lambda items: b"x")
+    assert not again.runs[0].has_payloads
+    made = [record_of(each) for block in again.logged().blocks() for each in block.records]
+    assert made == [without_payloads(each) for each in made]
 
 
 def test_a_simulated_run_says_on_which_topic_examples_came(tmp_path: Path) -> None:
