@@ -32,11 +32,13 @@ def good(payload: bytes) -> bytes | None:
     return payload if payload != b"bad" else None
 
 
-def recorded(path: Path, make: Callable[..., Any], items: list[bytes] = ITEMS, **options: Any) -> replay.ReplayLog:
-    """The log of an operator to which these items came, of a source named "cam"."""
+def recorded(
+    path: Path, make: Callable[..., Any], flow_id: Callable[[bytes], bytes] | None = bytes, **options: Any
+) -> replay.ReplayLog:
+    """The log of an operator to which the items came, of a source named "cam"."""
     broker = memory_broker()
     operator = make(broker, log_path=path, log_verbose=True, idle_timeout_ms=100, **options)
-    with DataSource(items, broker, "cam", bytes, flow_id=bytes, packing=False) as source:
+    with DataSource(ITEMS, broker, "cam", bytes, flow_id=flow_id, packing=False) as source:
         list(source)
     with operator:
         while True:
@@ -236,9 +238,8 @@ def test_a_model_without_flow_ids_is_one_all_the_same(tmp_path: Path) -> None:
         return Model(lambda data: (True, data), broker, "src", "out", header_size=0, model_id="op", **options)
 
     outputs: list[Any] = []
-    replay.run(
-        recorded(tmp_path, model), task=lambda data: (True, data), is_right=lambda out, _: outputs.append(out) or True
-    )
+    log = recorded(tmp_path, model, flow_id=None)
+    replay.run(log, task=lambda data: (True, data), is_right=lambda out, _: outputs.append(out) or True)
     assert outputs == ITEMS
 
 
