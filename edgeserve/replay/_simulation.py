@@ -143,7 +143,7 @@ class _Simulation:
             self._coming.setdefault(arrival.source if self._by_role else "", deque()).append((time_ms, arrival.number))
             self._time_ms = time_ms if arrival.number == 0 else self._time_ms
             self._end_ms = max(self._end_ms, time_ms)
-        # Not asked about when it came: the gate raised, and the step with it; or others had it.
+        # What no join was asked about: the recorded gate raised, and the step with it.
         self._untaken = frozenset(history.held_at_arrival)
 
     def run(self) -> None:
