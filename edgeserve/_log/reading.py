@@ -152,12 +152,6 @@ def _head_of(value: Any, path: Path) -> Head:
         raise UsageError(f"{path} has a head that is none: {error}") from error
 
 
-def unpack_block(data: bytes) -> Block:
-    """A block of which it is known that it is whole."""
-    _, body = msgpack.unpackb(data, use_list=False)
-    return Block(*msgpack.unpackb(body, use_list=False, strict_map_key=False))
-
-
 def _block_of(value: Any) -> Block | None:
     try:
         checksum, body = value

@@ -37,20 +37,26 @@ from edgeserve._log.records import (
     Sent,
     Served,
 )
-from edgeserve._log.writer import EXAMPLE_BYTES, MOST_FIELDS, RECORD_BYTES
+from edgeserve._log.writer import EXAMPLE_BYTES, RECORD_BYTES
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
 
 
 class Records(Protocol):
-    """What takes records."""
+    """What takes records.
+
+    Attributes:
+        most_fields: How long a list of short records may get; beyond that they are lost.
+    """
+
+    most_fields: int
 
     def add(self, record: Sequence[Any], size: int = RECORD_BYTES) -> None:
         """Take a record. `size`: about how many bytes it takes in memory."""
 
     def many(self, kind: int, width: int) -> list[Any]:
-        """A list for the fields of records that are nothing else; see `MOST_FIELDS`."""
+        """A list for the fields of records that are nothing else."""
 
     def lose(self) -> None:
         """Count a record that found no room in such a list."""
@@ -102,6 +108,7 @@ class StepLog(Observer):
         self._at_once = at_once
         self._is_short = at_once and not payloads
         self._served = records.many(SERVED, len(Served._fields))
+        self._most_fields = records.most_fields
         self._slot_of = slot_of
         self._count = 0
         self._job: Job | None = None
@@ -225,7 +232,7 @@ class StepLog(Observer):
 
     def _has_served(self, number: int, outcome: Outcome) -> None:
         served = self._served
-        if len(served) < MOST_FIELDS:
+        if len(served) < self._most_fields:
             payload = outcome.payload
             size = 0 if payload is None else len(payload)
             served.extend((number, self._start_s, self._steady_s(), outcome.output_id, size))
@@ -338,6 +345,7 @@ class SourceLog(Observer):
         self._steady_s = steady_s_of(clock)
         self._payloads = payloads
         self._sent = records.many(SENT, len(Sent._fields))
+        self._most_fields = records.most_fields
         self._count = 0
 
     def sent(
@@ -347,7 +355,7 @@ class SourceLog(Observer):
         number = self._count
         self._count = number + 1
         sent = self._sent
-        if len(sent) > MOST_FIELDS:
+        if len(sent) >= self._most_fields:
             self._records.lose()
             return
         sent.extend((number, example_id, capture_ms, taken_ms, self._steady_s(), len(payload)))

@@ -24,9 +24,6 @@ FORMAT = "edgeserve replay log"
 
 _log = logger("log")
 
-MOST_FIELDS = 500_000
-"""How long a list of short records gets, at most, before it is written."""
-
 RECORD_BYTES = 512
 """About what a record takes in memory, and what is about one example in it."""
 EXAMPLE_BYTES = 100
@@ -34,6 +31,7 @@ EXAMPLE_BYTES = 100
 
 # What waits to be written, at most; and how often it is written, so that a disk sees few writes.
 _MOST_RECORDS = 65_536
+_MOST_FIELDS = 500_000
 _MOST_BYTES = 64 * 1024 * 1024
 _TOGETHER_S = 0.1
 # Packing holds the interpreter, so it is done in slices that a step does not notice, of a ms or less.
@@ -68,9 +66,14 @@ class LogWriter:
         clock: The operator's.
         left_ms: How many ms closing may still take.
 
+    Attributes:
+        most_fields: See `Records`.
+
     Raises:
         OSError: The disk does not take the head.
     """
+
+    most_fields = _MOST_FIELDS
 
     def __init__(self, files: LogFiles, head: Head, clock: Clock, left_ms: Callable[[], int]) -> None:
         self._files = files
@@ -134,7 +137,7 @@ class LogWriter:
     def many(self, kind: int, width: int) -> list[Any]:
         """A list for records so frequent that each is nothing but its fields, `width` of them, one after the other.
 
-        Whoever extends it looks first that it is no longer than `MOST_FIELDS`, and reports what is not added as lost.
+        Whoever extends it looks first that it is shorter than `most_fields`, and reports what is not added as lost.
         """
         fields: list[Any] = []
         self._many.append((kind, width, fields))

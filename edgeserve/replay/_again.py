@@ -10,7 +10,7 @@ from typing import Any
 from edgeserve._core.checks import check_ms
 from edgeserve._core.plans import ComputePlan, Plan
 from edgeserve._log.reading import Block, LoggedRun
-from edgeserve._log.records import Head, Record
+from edgeserve._log.records import Head
 from edgeserve._payload import Gate
 from edgeserve._task import bind_sources
 from edgeserve.errors import UsageError
@@ -19,7 +19,7 @@ from edgeserve.replay._log import ReplayLog, load
 from edgeserve.replay._moments import replay_moments
 from edgeserve.replay._operators import OperatorRun
 from edgeserve.replay._simulation import TaskTimes, simulate
-from edgeserve.replay._tools import Callables, IsRight, Scores, Tools, make_tools
+from edgeserve.replay._tools import Callables, IsRight, Tools, make_tools
 
 Log = ReplayLog | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A log that was loaded, or where it is."""
@@ -32,12 +32,11 @@ class RunAgain:
     """A run that was made again, as the records that it would have left."""
 
     head: Head
-    records: Sequence[Record]
-    wall_offset_ms: float
+    written: Sequence[Block]
 
     def blocks(self) -> Iterator[Block]:
         """Its records."""
-        yield Block(0, -self.wall_offset_ms, self.records)
+        yield from self.written
 
 
 class Replayer:
@@ -66,7 +65,7 @@ class Replayer:
         logged = loaded.logged(operator)
         if not isinstance(logged, LoggedRun):
             raise UsageError("a log that was made by running another one again can't be run again: run the first one")
-        self.history = History.of(logged)
+        self.history = History.of(logged, keeps_payloads=callables is not None)
         self.recorded = loaded
         self._callables = callables
         self._is_right = is_right
@@ -99,7 +98,8 @@ class Replayer:
                 f"the task takes {sorted(missing)}, and the recorded one took {sorted(recorded.values())}: name the "
                 "sources with inputs="
             )
-        return bound if bound != recorded else None
+        # Their order counts: the first one leads the nearest join, and ids are made in it.
+        return bound if list(bound.items()) != list(recorded.items()) else None
 
     def plan(self, knobs: Mapping[str, Any]) -> Plan:
         """The recorded plan, with other knobs.
@@ -124,21 +124,22 @@ class Replayer:
         """Run it with these knobs, and those that were recorded."""
         plan = self.plan(knobs)
         tools = self._tools()
-        if plan == self.history.plan and self._task_ms is None:
-            records = replay_moments(self.history, plan, tools)
+        if plan == self.history.plan and self._parameters is None and self._task_ms is None:
+            blocks = replay_moments(self.history, plan, tools)
         else:
-            records = simulate(self.history, plan, tools, self._task_times)
+            blocks = simulate(self.history, plan, tools, self._task_times)
         told = {name: _plain(value) for name, value in knobs.items()}
-        head = replace(self.history.head, plan={**self.history.head.plan, **told})
-        again = RunAgain(head, records, self.history.wall_offset_ms)
-        return ReplayLog(
-            [again], tools.scores.by_id if tools is not None and self._is_right is not None else None, self.recorded
-        )
+        if self._parameters is not None:
+            told["parameters"] = dict(self._parameters)
+        head = replace(self.history.head, plan={**self.history.head.plan, **told}, has_payloads=False)
+        again = RunAgain(head, blocks)
+        scores = tools.scores.by_id if tools is not None and self._is_right is not None else None
+        return ReplayLog([again], scores, self.recorded)
 
     def _tools(self) -> Tools | None:
         if self._callables is None:
             return None
-        return make_tools(self.history.head, self._callables, Scores(self._is_right))
+        return make_tools(self.history.head, self._callables, self._is_right)
 
 
 def run(
@@ -158,16 +159,20 @@ def run(
     """Run an operator's log again, through the same join, pacing and batching, without a broker.
 
     With the knobs that were recorded, the recorded moments are replayed, and give the same decisions. With others, or
-    with `task_ms`, a simulated clock goes on: arrivals come when they reached the node, and the operator is busy for as
-    long as its task takes.
+    with `task_ms`, or where the task takes other sources or takes them in another order, a simulated clock goes on:
+    arrivals come when they reached the node, and the operator is busy for as long as its task takes.
 
     Args:
         log: The log, or where it is.
         operator: Whose run, by name, or one of the loaded log's `runs`; None where there is one operator that joins and
             sends.
-        task: Another task. It needs payloads in the log (`log_verbose=True`). None: the task does not run; what it made
-            of inputs that it was not run on is taken to be one output.
-        gate_in: As for the operator; for a model it may be a dict with `'data'` and `'signal'`.
+        task: Another task. It needs payloads in the log (`log_verbose=True`). At the recorded moments it is run on what
+            the recorded task was run on; where that failed, at its last try, and on what it failed on. None: the task
+            does not run; what it made or raised is what it made or raised then, and what it would have made of inputs
+            that it was not run on is taken to be one output.
+        gate_in: As for the operator; for a model it may be a dict with `'data'` and `'signal'`. It is asked about all
+            that the recorded gate was asked about, at the moments at which that was, also about what that dropped, or
+            raised on. What comes of a source for which no gate is given stays dropped, or failed, if it was.
         decode: Likewise. Payloads that travelled as URLs are what was fetched then.
         gate_out: As for the operator.
         gate_out_signal: What a model's answers to the next model go through.
@@ -176,7 +181,8 @@ def run(
             recorded run on as many inputs took that was nearest in time; `'measured'`: as long as it takes now. None:
             `'measured'` with a task, else `'recorded'`, where a clock is simulated.
         is_right: Called with the task's output and its arguments (a dict by parameter); whether the output is right,
-            which is where labels come in. The answers are the column `is_right` of the predictions.
+            which is where labels come in. For a `BatchModel` it is called for each flow; outputs of whole batches are
+            neither right nor wrong. The answers are the column `is_right` of the predictions.
         knobs: Arguments of the operator that shape its join: `max_time_diff_ms`, `min_interval_ms`, `join`,
             `drop_if_older_than_ms`, `no_overlap`, `max_wait_ms`, `max_waiting`; those of batches and of waiting flows.
 
@@ -184,9 +190,10 @@ def run(
         A log of the one operator, as if it had run so.
 
     Raises:
-        UsageError: The log can't be run again (a part or a payload is missing), or an argument is wrong.
+        UsageError: The log can't be run again (a part or a payload is missing), or not on a simulated clock (others had
+            the subscription meanwhile), or an argument is wrong.
         MissingExtra: pandas or pyarrow is not installed.
-        Exception: What the task raises.
+        Exception: What the task or a gate raises.
     """
     callables = callables_of(task, gate_in, decode, gate_out, gate_out_signal)
     replayer = Replayer(log, operator, callables, inputs=inputs, task_ms=task_ms, is_right=is_right)

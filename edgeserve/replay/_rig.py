@@ -5,20 +5,19 @@ What it does is recorded as the operator's own log would be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeserve._core.clock import Now, steady_ms
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import Plan
-from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
-from edgeserve._log.reading import unpack_block
+from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel, Unit
 from edgeserve._log.recording import StepLog
-from edgeserve._log.records import Output, Record
-from edgeserve._log.writer import pack_block
+from edgeserve._log.records import DECIDED, RAN, Output, Record
 from edgeserve._task import check_name
 from edgeserve.errors import UsageError
-from edgeserve.replay._history import Arrival, History, record_of
+from edgeserve.replay._history import Arrival, History, Numbers, record_of, without_payloads
 from edgeserve.replay._tools import Tools
 
 Lasts = Callable[[Job, float | None], float]
@@ -41,32 +40,54 @@ class SetClock:
 
 
 class KeptRecords:
-    """Takes records into memory."""
+    """Takes records into memory, all of them, in the order in which they come; but no payloads, which nobody reads."""
+
+    most_fields = sys.maxsize
 
     def __init__(self) -> None:
-        self.records: list[Any] = []
+        self._records: list[tuple[Any, ...]] = []
         self._many: dict[int, list[Any]] = {}
 
     def add(self, record: Sequence[Any], size: int = 0) -> None:
         """Take a record."""
-        self.records.append(record)
+        self.add_read(record_of(_as_read(record)))
+
+    def add_read(self, record: Record) -> None:
+        """Take one that was read from a file."""
+        self._end_short()
+        self._records.append(without_payloads(record))
 
     def many(self, kind: int, width: int) -> list[Any]:
         """A list for the fields of short records."""
         return self._many.setdefault(kind, [])
 
     def lose(self) -> None:
-        """Memory takes them all."""
+        """There is room for all of them."""
+        raise RuntimeError("a record was lost")
 
     def close(self, last: Sequence[Any]) -> None:
         """Take the last one."""
-        self.records.append(last)
+        self.add(last)
 
-    def all(self) -> list[Record]:
-        """What was taken, as it would be read from a file."""
-        short = [(kind, flat) for kind, flat in self._many.items() if flat]
-        block = pack_block(0, 0.0, [*self.records, *short])
-        return [record_of(each) for each in unpack_block(block).records]
+    def _end_short(self) -> None:
+        for kind, flat in self._many.items():
+            if flat:
+                self._records.append((kind, tuple(flat)))
+                flat.clear()
+
+    def taken(self) -> list[tuple[Any, ...]]:
+        """What was taken since this was asked last, as it would be read from a file."""
+        self._end_short()
+        taken, self._records = self._records, []
+        return taken
+
+
+def _as_read(fields: Sequence[Any]) -> tuple[Any, ...]:
+    """Tuples for lists, as in what is read."""
+    return tuple([each if type(each) not in _LISTS else _as_read(each) if each else () for each in fields])
+
+
+_LISTS = frozenset((list, tuple))
 
 
 class Rig:
@@ -76,32 +97,40 @@ class Rig:
         history: What was recorded.
         plan: What makes the join.
         tools: The task; None: what it made is what it made when it was recorded.
+        gives_back: Whether other replicas get what they ask for.
     """
 
-    def __init__(self, history: History, plan: Plan, tools: Tools | None) -> None:
+    def __init__(self, history: History, plan: Plan, tools: Tools | None, *, gives_back: bool = True) -> None:
         self._history = history
         self._plan = plan
         self._tools = tools
         self.clock = SetClock()
         self.kept = KeptRecords()
-        self.join = plan.make()
-        slots = {each.flow_id: each.slot for each in history.arrivals.values() if each.slot is not None}
-        self._slots: dict[bytes, int] = slots
-        if slots and hasattr(self.join, "slot_of"):
-            self.join.slot_of = self._slots.__getitem__
+        slot_of = history.slots.__getitem__ if history.slots and gives_back else None
+        self._slot_of = slot_of
+        self._join_anew()
         self.log = StepLog(
             self.kept,
             self.clock,
             payloads=tools is not None,
             at_once=self.join.serves_at_once is not None,
+            slot_of=slot_of,
         )
         self._held: dict[int, Example] = {}
         self._data: dict[int, bytes] = {}
         self._made = _Made(history)
+        # Those that came as URLs: their payloads are fetched at each use.
+        self._urls: set[int] = set()
 
-    def begin_anew(self) -> None:
-        """Others had the subscription meanwhile."""
+    def _join_anew(self) -> None:
         self.join = self._plan.make()
+        if self._slot_of is not None and hasattr(self.join, "slot_of"):
+            self.join.slot_of = self._slot_of
+
+    def begin_anew(self, now: Now) -> None:
+        """Others had the subscription meanwhile."""
+        self.clock.time = now
+        self._join_anew()
         self._held.clear()
         self.log.began_anew()
 
@@ -129,9 +158,10 @@ class Rig:
         self.clock.time = now
         self.log.settled(arrival.example(Parcel(None), b""), fate)
 
-    def knows_slots(self, slots: Mapping[bytes, int]) -> None:
-        """Learn the slots of flows that others asked for."""
-        self._slots.update(slots)
+    def note_given_back(self, arrival: Arrival, now: Now) -> None:
+        """An arrival that the broker was to deliver again, so that no join is to see it."""
+        self.clock.time = now
+        self.kept.add((DECIDED, arrival.number, now.wall_ms, now.steady_ms, (), None, (arrival.number,), None, None))
 
     def decide(self, example: Example | None, now: Now) -> Job | None:
         """The first half of a step."""
@@ -140,7 +170,10 @@ class Rig:
             example.arrived_steady_ms = now.steady_ms
         parameter = self.join.serves_at_once
         if parameter is not None:
-            return Job(({parameter: example},), (example,)) if example is not None else None
+            if example is None:
+                return None
+            del self._held[example.number]
+            return Job(({parameter: example},), (example,))
         decision = self.join.decide(example, now)
         self.log.decided(example, now, decision)
         self._let_go(decision)
@@ -178,26 +211,56 @@ class Rig:
         arrival = self._history.arrivals[number]
         return arrival.example(Parcel(None), b"")
 
-    def run(self, job: Job, start_ms: float, lasts: Lasts) -> float:
-        """The second half of a step. When it is over, on the steady clock."""
-        measured_ms = None
+    def run(
+        self,
+        job: Job,
+        start_ms: float,
+        lasts: Lasts,
+        *,
+        parts: Sequence[Sequence[Unit]] | None = None,
+        fetch_ms: float = 0.0,
+    ) -> float:
+        """The second half of a step. When it is over, on the steady clock.
+
+        Args:
+            job: What it is about.
+            start_ms: When it starts, on the steady clock.
+            lasts: How long it takes.
+            parts: The units of the job that the task is run on, together in each part; None: all of them together.
+            fetch_ms: How long its fetches take, if there are any.
+        """
+        self._set_steady(start_ms)
+        outcomes: list[Outcome] = []
+        measured_ms: float | None = None
         if self._tools is None:
-            outcomes: Sequence[Outcome] = self._made.of(job)
+            served = self._without_failed(job, start_ms, lasts)
+            if not served.units:
+                return self.clock.time.steady_ms
+            outcomes = self._made.of(served)
         else:
             began_ms = steady_ms()
-            self._fill_in(job)
-            job.arguments = self._tools.values.arguments(job.units)
-            result = self._tools.work.call(job)
-            outcomes = self._tools.work.finish(job, result)
+            for part in [Job(units) for units in parts] if parts is not None else [job]:
+                outcomes += self._served(part, self._tools)
             measured_ms = steady_ms() - began_ms
-            self._tools.scores.note(job, result, outcomes)
         finish_ms = start_ms + lasts(job, measured_ms)
-        wall_ms = self.clock.time.wall_ms - self.clock.time.steady_ms
-        self.clock.time = Now(round(wall_ms + start_ms), start_ms)
+        self._set_steady(start_ms)
         self.log.starts()
-        self.clock.time = Now(round(wall_ms + finish_ms), finish_ms)
+        self._tell_fetched(job, start_ms + fetch_ms)
+        self._set_steady(finish_ms)
         self.log.ran(job, outcomes)
         return finish_ms
+
+    def _set_steady(self, time_ms: float) -> None:
+        wall_ms = self.clock.time.wall_ms - self.clock.time.steady_ms
+        self.clock.time = Now(round(wall_ms + time_ms), time_ms)
+
+    def _served(self, job: Job, tools: Tools) -> Sequence[Outcome]:
+        self._fill_in(job)
+        job.arguments = tools.values.arguments(job.units)
+        result = tools.work.call(job)
+        outcomes = tools.work.finish(job, result)
+        tools.scores.note(job, result, outcomes)
+        return outcomes
 
     def _fill_in(self, job: Job) -> None:
         """Put payloads that were fetched in the place of their URLs."""
@@ -210,17 +273,44 @@ class Rig:
                         "the log does not have it"
                     )
                 example.value, example.is_url = payload, False
+                self._urls.add(example.number)
+
+    def _tell_fetched(self, job: Job, time_ms: float) -> None:
+        for example in job.examples:
+            if example.number in self._urls:
+                self._set_steady(time_ms)
+                self.log.fetched(example, self._history.fetched[example.number])
+
+    def _without_failed(self, job: Job, start_ms: float, lasts: Lasts) -> Job:
+        """A job without the units on which the recorded task failed: it is taken to fail on them again."""
+        failures = self._history.failures
+        failed = [unit for unit in job.units if numbers_of(unit) in failures] if failures else ()
+        if not failed:
+            return job
+        rest = [unit for unit in job.units if unit not in failed]
+        finish_ms = start_ms if rest else start_ms + lasts(job, None)
+        for unit in failed:
+            numbers = numbers_of(unit)
+            arrival = numbers[0] if self.join.serves_at_once is not None else None
+            part = None if len(job.units) == 1 else numbers
+            self.kept.add((RAN, arrival, start_ms, 0.0, finish_ms, failures[numbers], part, ()))
+            self._set_steady(finish_ms)
+            given_up = [number for number in numbers if number in self._history.given_up]
+            if given_up:
+                self.give_up(given_up, failures[numbers], self.clock.time)
+        return Job(rest)
+
+
+def numbers_of(unit: Unit) -> Numbers:
+    """The numbers of a unit's examples."""
+    return tuple([example.number for example in unit.values()])
 
 
 class _Made:
     """What the recorded run made of its inputs, for when a task is not run again."""
 
     def __init__(self, history: History) -> None:
-        self._outputs: dict[tuple[int, ...], Output] = {}
-        for serving in history.servings:
-            everything = tuple(number for unit in serving.units for number in unit)
-            for output in serving.outputs:
-                self._outputs[everything if output.numbers is None else tuple(output.numbers)] = output
+        self._outputs = history.made
         self._is_batch = history.head.operator_class == "BatchCompute"
         self._is_sink = not history.head.topics_out
         # A sink makes no ids, and its name may be longer than one that travels.
@@ -230,8 +320,9 @@ class _Made:
         """What it made of a job, or would have: then an output whose payload nobody knows."""
         if self._is_sink:
             return [Outcome(job.examples, None)]
-        jobs = [job.examples] if self._is_batch else [list(unit.values()) for unit in job.units]
-        return [self._outcome(examples) for examples in jobs]
+        if self._is_batch or len(job.units) == 1:
+            return [self._outcome(job.examples)]
+        return [self._outcome(list(unit.values())) for unit in job.units]
 
     def _outcome(self, examples: Sequence[Example]) -> Outcome:
         made = self._outputs.get(tuple(example.number for example in examples))

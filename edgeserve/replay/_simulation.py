@@ -10,23 +10,29 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from operator import itemgetter
 
 from edgeserve._core.clock import Now
 from edgeserve._core.plans import FlowPlan, Plan
 from edgeserve._core.step import Example, Fate, Job
 from edgeserve._extras import require
-from edgeserve._log.records import ARRIVED, Decided, Ran, Record
+from edgeserve._log.reading import Block
+from edgeserve._log.records import ARRIVED, Decided, Ran
+from edgeserve.errors import UsageError
 from edgeserve.replay._columns import PURPOSE
 from edgeserve.replay._history import Arrival, History
 from edgeserve.replay._reaching import reached_ms
 from edgeserve.replay._rig import Rig
 from edgeserve.replay._tools import Tools
 
+# What a gate says or raises: the same gate would again, and another one may not.
+_OF_GATES = (Fate.GATED, Fate.FAILED)
+
 
 def reached_times_ms(history: History) -> list[float]:
     """When each arrival reached the node, on its steady clock, in the order in which they were received."""
     np = require("numpy", "replay", PURPOSE)
-    arrivals = history.arrivals.values()
+    arrivals = list(history.arrivals.values())
     senders: dict[str, int] = {}
     at_work_ms = [serving.start_steady_ms + serving.duration_ms for serving in history.servings]
     for record in history.records:
@@ -93,73 +99,90 @@ def _line(by_units: dict[int, list[tuple[float, float]]]) -> tuple[float, float]
     return slope, mean_ms - slope * mean_count
 
 
-def simulate(history: History, plan: Plan, tools: Tools | None, task_times: TaskTimes) -> list[Record]:
-    """The records of the run that would have been."""
+def simulate(history: History, plan: Plan, tools: Tools | None, task_times: TaskTimes) -> list[Block]:
+    """The records of the run that would have been.
+
+    Raises:
+        UsageError: Others had the subscription meanwhile.
+    """
+    if history.began_anew:
+        raise UsageError(
+            f"others had the subscription of {history.head.operator!r} meanwhile, and what it held came again or "
+            "went to them: its log can be run again with the knobs that were recorded, and without task_ms="
+        )
     simulation = _Simulation(history, plan, tools, task_times)
     simulation.run()
-    return simulation.rig.kept.all()
+    return [Block(0, -history.wall_offset_ms, simulation.rig.kept.taken())]
 
 
 class _Simulation:
     def __init__(self, history: History, plan: Plan, tools: Tools | None, task_times: TaskTimes) -> None:
-        self.rig = Rig(history, plan, tools)
+        self.rig = Rig(history, plan, tools, gives_back=False)
         self._history = history
+        self._tools = tools
         self._task_times = task_times
-        self._by_role = isinstance(plan, FlowPlan)
         sources = frozenset(plan.parameters.values())
         self._sources = None if "" in sources else sources
-        self._coming = deque(zip(reached_times_ms(history), history.arrivals.values(), strict=True))
-        self._kept_back: deque[tuple[float, Arrival]] = deque()
-        self._end_ms = max([time_ms for time_ms, _ in self._coming], default=0.0)
-        self._time_ms = self._coming[0][0] if self._coming else 0.0
+        # What comes, when, and its number; by role where a join can be full of one and take others.
+        self._coming: dict[str, deque[tuple[float, int]]] = {}
+        self._end_ms = self._time_ms = 0.0
+        self._by_role = isinstance(plan, FlowPlan)
+        for time_ms, arrival in zip(reached_times_ms(history), history.arrivals.values(), strict=True):
+            self.rig.kept.add(_arrived(arrival, time_ms))
+            self._coming.setdefault(arrival.source if self._by_role else "", deque()).append((time_ms, arrival.number))
+            self._time_ms = time_ms if arrival.number == 0 else self._time_ms
+            self._end_ms = max(self._end_ms, time_ms)
 
     def run(self) -> None:
-        for time_ms, coming in self._coming:
-            self.rig.kept.add(_arrived(coming, time_ms))
         while True:
-            arrival = self._next_arrival()
-            if arrival is not None:
-                self._take(arrival)
+            number = self._next_arrival()
+            if number is not None:
+                self._take(self._history.arrivals[number])
                 continue
-            moment_ms = self._next_moment_ms()
-            if moment_ms is None:
+            next_ms, wake_ms = self._next_arrival_ms(), self._wake_ms()
+            if min(next_ms, wake_ms) == math.inf:
                 return
-            self._time_ms = max(self._time_ms, moment_ms)
-            if not (self._coming and self._coming[0][0] <= self._time_ms):
+            self._time_ms = max(self._time_ms, min(next_ms, wake_ms))
+            if next_ms > self._time_ms:  # what is there goes before a moment that is due
                 self._decide(None)
 
     def _now(self) -> Now:
         return Now(math.floor(self._time_ms + self._history.wall_offset_ms), self._time_ms)
 
-    def _next_arrival(self) -> Arrival | None:
+    def _next_arrival(self) -> int | None:
         """The next one that is there and may be taken."""
         full = self.rig.join.full
-        for _ in range(len(self._kept_back)):
-            time_ms, arrival = self._kept_back.popleft()
-            if not self._is_held_up(arrival, full):
-                return arrival
-            self._kept_back.append((time_ms, arrival))
-        while self._coming and self._coming[0][0] <= self._time_ms:
-            time_ms, arrival = self._coming.popleft()
-            if not self._is_held_up(arrival, full):
-                return arrival
-            self._kept_back.append((time_ms, arrival))
-        return None
+        heads = [
+            (coming[0][1], coming)
+            for role, coming in self._coming.items()
+            if coming and coming[0][0] <= self._time_ms and not (full and (not self._by_role or role in full))
+        ]
+        if not heads:
+            return None
+        return min(heads, key=itemgetter(0))[1].popleft()[1]
 
-    def _is_held_up(self, arrival: Arrival, full: frozenset[str]) -> bool:
-        return bool(full) and (not self._by_role or arrival.source in full)
+    def _next_arrival_ms(self) -> float:
+        """When the next one comes. What is there and has to wait, and what is behind it, is not waited for."""
+        heads_ms = [coming[0][0] for coming in self._coming.values() if coming]
+        return min([time_ms for time_ms in heads_ms if time_ms > self._time_ms], default=math.inf)
 
-    def _next_moment_ms(self) -> float | None:
-        moments = [self._coming[0][0]] if self._coming else []
-        if self.rig.wake_steady_ms is not None:
-            moments.append(self.rig.wake_steady_ms)
+    def _wake_ms(self) -> float:
+        """When to step without an arrival."""
+        wake_ms = self.rig.wake_steady_ms if self.rig.wake_steady_ms is not None else math.inf
         look_ms = self.rig.look_steady_ms
-        if look_ms is not None and look_ms <= self._end_ms:
-            moments.append(look_ms)
-        return min(moments, default=None)
+        return min(wake_ms, look_ms) if look_ms is not None and look_ms <= self._end_ms else wake_ms
 
     def _take(self, arrival: Arrival) -> None:
-        fate = self._history.fates_at_arrival.get(arrival.number)
+        history = self._history
+        fate = history.fates_at_arrival.get(arrival.number)
+        is_held = arrival.number in history.held_at_arrival
+        if self._tools is not None and self._tools.has_gate(arrival.source) and (is_held or fate in _OF_GATES):
+            fate, is_held = None, False  # the given gate is asked
+        if is_held:
+            return
+        if arrival.number in history.given_back:
+            self.rig.note_given_back(arrival, self._now())
+            return
         if fate is None and self._sources is not None and arrival.source not in self._sources:
             fate = Fate.UNKNOWN_SOURCE  # the task that was recorded took it, and this one does not
         if fate is None:
@@ -183,7 +206,7 @@ def _arrived(arrival: Arrival, time_ms: float) -> Sequence[object]:
     return (
         ARRIVED,
         time_ms,
-        "",
+        arrival.topic,
         arrival.publish_ms,
         arrival.number,
         arrival.is_in_pack,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeserve._cascading import Answers, Gates
+from edgeserve._core.flows import DATA
 from edgeserve._core.ids import DerivedIds
-from edgeserve._core.step import Job, Outcome
+from edgeserve._core.step import Job, Outcome, Unit
 from edgeserve._log.records import Head
 from edgeserve._payload import Gate
 from edgeserve._ports import OutGate, Values, Work
@@ -35,6 +36,11 @@ class Tools:
     values: Values
     work: Work
     scores: Scores
+
+    def has_gate(self, source: str) -> bool:
+        """Whether a gate was given for what comes of this source."""
+        gate = self.values.gate
+        return source in gate if isinstance(gate, Mapping) else gate is not None
 
 
 @dataclass(frozen=True)
@@ -65,29 +71,40 @@ class Scores:
 
     Args:
         is_right: Says it; None: nobody asks.
+        operator_class: Whose task made them.
     """
 
-    def __init__(self, is_right: IsRight | None) -> None:
+    def __init__(self, is_right: IsRight | None, operator_class: str) -> None:
         self._is_right = is_right
+        self._class = operator_class
         self.by_id: dict[bytes, bool] = {}
         """The answers, by the outputs' ids."""
 
     def note(self, job: Job, result: Any, outcomes: Sequence[Outcome]) -> None:
-        """Ask about what came of a job of one unit.
+        """Ask about what came of a job, flow by flow where the task answers so.
 
         Raises:
-            UsageError: It is of several.
+            UsageError: It is a single answer to several units.
         """
-        if self._is_right is None or not outcomes:
+        if self._is_right is None or not any(outcome.output_id for outcome in outcomes):
             return
-        if len(job.units) != 1:
-            raise UsageError("is_right= is for tasks that run on one match or one flow at a time, not on batches")
-        output = result[1] if isinstance(result, tuple) and outcomes[0].flow_id else result
-        if outcomes[0].output_id:
-            self.by_id[outcomes[0].output_id] = bool(self._is_right(output, job.arguments[0]))
+        if len(job.units) != len(outcomes) or (len(job.units) > 1 and self._class != "BatchModel"):
+            raise UsageError(
+                "is_right= is for tasks that answer one match or one flow at a time, not for whole batches"
+            )
+        for unit, arguments, outcome in zip(job.units, job.arguments, outcomes, strict=True):
+            if outcome.output_id:
+                output = self._output_of(result, unit)
+                self.by_id[outcome.output_id] = bool(self._is_right(output, arguments))
+
+    def _output_of(self, result: Any, unit: Unit) -> Any:
+        """What the task said besides whether it was satisfied, about one unit."""
+        if self._class == "BatchModel":
+            return result[1][unit[DATA].header]
+        return result[1] if self._class == "Model" else result
 
 
-def make_tools(head: Head, given: Callables, scores: Scores) -> Tools:
+def make_tools(head: Head, given: Callables, is_right: IsRight | None) -> Tools:
     """What an operator of this class would have made of the arguments.
 
     Raises:
@@ -97,6 +114,7 @@ def make_tools(head: Head, given: Callables, scores: Scores) -> Tools:
         raise UsageError(f"the task is {given.task!r}: expected something that can be called")
     route = RoutePolicy.from_flags(ftp=False, memory=True, delete=False, root=DEFAULT_FTP_PATH, fetching=None)
     kept = KeptOutputs(None, route)
+    scores = Scores(is_right, head.operator_class)
     values = Values(given.gate_in, given.decode, route)
     work: Work
     if head.operator_class == "Materialize":

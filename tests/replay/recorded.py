@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Model
+from edgeserve import BatchCompute, Compute, DataSource, Model
 from edgeserve._log.reading import LoggedRun, find_runs
 from edgeserve._log.records import ARRIVED, Arrived
 from edgeserve._operator import Operator
@@ -105,20 +105,46 @@ def only_run(path: Path, operator: str) -> LoggedRun:
     return run
 
 
-def random_compute(path: Path, seed: int, **options: Any) -> LoggedRun:
+POISON = 7
+"""Numbers that end with that make tasks and gates raise."""
+
+
+def poisonous(payload: bytes) -> bytes:
+    """Raises on poison."""
+    if int(payload) % 10 == POISON:
+        raise ZeroDivisionError(f"{payload!r} can't be served")
+    return payload
+
+
+def join_both(left: bytes, right: bytes) -> bytes | None:
+    """A task of two sources, that sends something of most of them."""
+    return left + b"&" + right if (int(left) + int(right)) % 10 else None
+
+
+def join_or_fail(left: bytes, right: bytes) -> bytes | None:
+    """The same, but that poison may raise."""
+    return join_both(poisonous(left), poisonous(right))
+
+
+def some(payload: bytes) -> bytes | None:
+    """A gate that drops some."""
+    return payload if int(payload) % 6 else None
+
+
+def random_compute(
+    path: Path, seed: int, task: Callable[[bytes, bytes], bytes | None] = join_or_fail, **options: Any
+) -> LoggedRun:
     """The log of a join of two sources that lag, come in disorder, and are stepped at odd times."""
     dice = random.Random(seed)
     broker, clock = memory_broker(), RestlessClock(dice)
     sources = [Captured(broker, name, name, clock) for name in ("left", "right")]
 
-    def task(left: bytes, right: bytes) -> bytes | None:
+    def slow(left: bytes, right: bytes) -> bytes | None:
         clock.advance(dice.choice([0, 0, 3, 20]))
-        if dice.random() < 0.05:
-            raise ZeroDivisionError("the task has a bad day")
-        return left + right if dice.random() < 0.9 else None
+        return task(left, right)
 
     compute = Compute(
-        task,
+        slow,
         broker,
         "joined",
         topic_in=["left", "right"],
@@ -145,7 +171,66 @@ def random_compute(path: Path, seed: int, **options: Any) -> LoggedRun:
     return only_run(path, "joined")
 
 
-def random_flows(path: Path, seed: int, make: Callable[..., Operator[Any]] = Model, **options: Any) -> LoggedRun:
+def random_single(
+    path: Path,
+    seed: int,
+    make: Callable[..., Operator[Any]],
+    task: Callable[[bytes], Any],
+    **options: Any,
+) -> LoggedRun:
+    """The log of an operator of one source, of the name "source"; each of its examples is a flow of its own."""
+    dice = random.Random(seed)
+    broker, clock = memory_broker(), RestlessClock(dice)
+    stream = Captured(broker, "in", "source", clock, flow_id=lambda item: item[0])
+
+    def slow(source: Any) -> Any:
+        clock.advance(dice.choice([0, 1, 6]))
+        return task(source)
+
+    operator = make(slow, broker, log_path=path, clock=clock, idle_timeout_ms=30, **options)
+    try:
+        for number in range(60):
+            clock.advance(dice.choice([0, 1, 5]))
+            stream.send(b"%d" % number, clock.now().wall_ms - dice.choice([0, 20]))
+            if dice.random() < 0.25:
+                step_through(operator, clock, dice)
+        step_through(operator, clock, dice)
+    finally:
+        operator.close()
+        stream.close()
+        end_memory_broker(broker)
+    return only_run(path, operator.name)
+
+
+Flow = Callable[[bytes, bytes], tuple[bool, bytes]]
+
+
+def answer(data: bytes, signal: bytes) -> tuple[bool, bytes]:
+    """A task of a model that is asked, and is not sure of everything."""
+    return int(data) % 4 > 0, data + b"&" + signal
+
+
+def answer_or_fail(data: bytes, signal: bytes) -> tuple[bool, bytes]:
+    """The same, but that poison raises."""
+    return answer(poisonous(data), signal)
+
+
+Flows = Mapping[bytes, tuple[bytes, bytes]]
+
+
+def for_each(task: Flow) -> Callable[[Flows], tuple[dict[bytes, bool], dict[bytes, bytes]]]:
+    """The same task for a batch of flows."""
+
+    def many(flows: Flows) -> tuple[dict[bytes, bool], dict[bytes, bytes]]:
+        answers = {flow: task(*both) for flow, both in flows.items()}
+        return {f: each[0] for f, each in answers.items()}, {f: each[1] for f, each in answers.items()}
+
+    return many
+
+
+def random_flows(
+    path: Path, seed: int, make: Callable[..., Operator[Any]] = Model, task: Flow = answer, **options: Any
+) -> LoggedRun:
     """The log of a dear model whose data and signals come in any order."""
     dice = random.Random(seed)
     broker, clock = memory_broker(), RestlessClock(dice)
@@ -155,11 +240,11 @@ def random_flows(path: Path, seed: int, make: Callable[..., Operator[Any]] = Mod
 
     def one(data: bytes, signal: bytes) -> tuple[bool, bytes]:
         clock.advance(dice.choice([0, 2, 11]))
-        return True, data + signal
+        return task(data, signal)
 
-    def many(flows: dict[bytes, tuple[bytes, bytes]]) -> tuple[dict[bytes, bool], dict[bytes, bytes]]:
+    def many(flows: Flows) -> tuple[dict[bytes, bool], dict[bytes, bytes]]:
         clock.advance(dice.choice([0, 2, 11]))
-        return dict.fromkeys(flows, True), {flow: data for flow, (data, _) in flows.items()}
+        return for_each(task)(flows)
 
     model = make(
         one if make is Model else many,
@@ -167,6 +252,7 @@ def random_flows(path: Path, seed: int, make: Callable[..., Operator[Any]] = Mod
         "data",
         "answers",
         topic_in_signal="signal",
+        topic_out_signal="unsure",
         model_id="dear",
         log_path=path,
         clock=clock,
@@ -196,18 +282,30 @@ def random_flows(path: Path, seed: int, make: Callable[..., Operator[Any]] = Mod
     return only_run(path, "dear")
 
 
-def random_batches(path: Path, seed: int, **options: Any) -> LoggedRun:
+def listed(items: list[bytes]) -> bytes:
+    """The task of a batch."""
+    return b",".join(items)
+
+
+def listed_or_fail(items: list[bytes]) -> bytes:
+    """The same, but that poison raises."""
+    return listed([poisonous(item) for item in items])
+
+
+def random_batches(
+    path: Path, seed: int, task: Callable[[list[bytes]], bytes | None] = listed, **options: Any
+) -> LoggedRun:
     """The log of batches whose examples come in bursts."""
     dice = random.Random(seed)
     broker, clock = memory_broker(), RestlessClock(dice)
     source = Captured(broker, "in", "source", clock)
 
-    def task(items: list[bytes]) -> bytes:
+    def slow(items: list[bytes]) -> bytes | None:
         clock.advance(dice.choice([0, 5, 40]))
-        return b",".join(items)
+        return task(items)
 
     common: dict[str, Any] = {"log_path": path, "clock": clock, "idle_timeout_ms": 30}
-    batches = BatchCompute(task, broker, "batches", topic_in="in", topic_out="out", **common, **options)
+    batches = BatchCompute(slow, broker, "batches", topic_in="in", topic_out="out", **common, **options)
     try:
         for number in range(100):
             clock.advance(dice.choice([0, 0, 0, 1, 15]))
@@ -221,6 +319,3 @@ def random_batches(path: Path, seed: int, **options: Any) -> LoggedRun:
         source.close()
         end_memory_broker(broker)
     return only_run(path, "batches")
-
-
-__all__ = ["BatchModel", "Captured", "only_run", "random_batches", "random_compute", "random_flows", "step_through"]

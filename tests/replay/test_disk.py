@@ -175,7 +175,7 @@ def test_a_disk_that_stands_still_holds_up_no_step_and_the_memory_is_bounded(
 ) -> None:
     monkeypatch.setattr(writer, "_MOST_RECORDS", 50)
     monkeypatch.setattr(writer, "_MOST_BYTES", 1000)
-    monkeypatch.setattr("edgeserve._log.recording.MOST_FIELDS", 100)
+    monkeypatch.setattr(writer.LogWriter, "most_fields", 100)
     with compute(memory, logs, log_verbose=verbose) as operator:
         log: Any = operator._observer._records  # type: ignore[union-attr]
         disk.turn.clear()

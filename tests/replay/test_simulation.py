@@ -241,7 +241,7 @@ def test_a_batch_runs_again_as_a_batch(tmp_path: Path) -> None:
 
     replay.run(log, task=task, batch_max_num_msg=2, task_ms=1)
     assert set(sizes) == {1, 2}
-    with pytest.raises(UsageError, match="not on batches"):
+    with pytest.raises(UsageError, match="not for whole batches"):
         replay.run(log, task=lambda items: b"x", is_right=lambda output, arguments: True, batch_max_num_msg=2)
 
 
