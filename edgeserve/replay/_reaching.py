@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What was there before is handed over sooner than that; what comes later came while the operator waited for it.
+# What is there already is handed over sooner than that after the operator asks for it.
 _HANDED_OVER_MS = 50.0
 
 
@@ -25,8 +25,9 @@ def reached_ms(
 ) -> NDArray[np.float64]:
     """When each message had reached the node, by the clock by which it was received.
 
-    It took as long as the fastest of its sender's: the one that met an operator that waited, or came close to it. So
-    the senders' clocks may show what they like. It was not there before the operator was, nor after it was received.
+    What can have been there only after the operator had begun to wait was received when it came. What may have been
+    there before took as long as the fastest of its sender's: one that met an operator that waited, or came close to it.
+    So the senders' clocks may show what they like. Nothing was there before the operator was.
 
     Args:
         np: NumPy.
@@ -38,13 +39,18 @@ def reached_ms(
     """
     if not len(received_ms):
         return received_ms
-    ways_ms = received_ms - publish_ms
     fastest_ms = np.full(int(senders.max()) + 1, np.inf)
-    np.minimum.at(fastest_ms, senders, ways_ms)
-    reached = np.maximum(publish_ms + fastest_ms[senders], opened_ms)
-    # Each of these is nearly in order, which this way of sorting makes use of.
-    moments_ms = np.sort(np.concatenate([[opened_ms], at_work_ms, received_ms]), kind="stable")
-    before = np.searchsorted(moments_ms, received_ms, side="left") - 1
-    waited_ms = received_ms - moments_ms[np.maximum(before, 0)]
-    came_while_waiting = (before > 0) & (waited_ms > _HANDED_OVER_MS)
-    return np.where(came_while_waiting, received_ms, np.minimum(reached, received_ms))  # type: ignore[no-any-return]
+    np.minimum.at(fastest_ms, senders, received_ms - publish_ms)
+    soonest_ms = publish_ms + fastest_ms[senders]
+    asked_ms = np.maximum(_last(np, at_work_ms, received_ms, "right"), opened_ms)
+    asked_ms = np.maximum(_last(np, received_ms, received_ms, "left"), asked_ms)
+    came_later = (soonest_ms >= asked_ms) | (received_ms - asked_ms > _HANDED_OVER_MS)
+    soonest_ms = np.minimum(np.maximum(soonest_ms, opened_ms), received_ms)
+    return np.where(came_later, received_ms, soonest_ms)  # type: ignore[no-any-return] # of a module as Any
+
+
+def _last(np: Any, moments_ms: NDArray[np.float64], times_ms: NDArray[np.float64], side: str) -> NDArray[np.float64]:
+    """The last of the moments before each time, or, with `side` "right", at it; -inf where there is none."""
+    # They are nearly in order, which this way of sorting makes use of.
+    in_order = np.concatenate([[-np.inf], np.sort(moments_ms, kind="stable")])
+    return in_order[np.searchsorted(in_order, times_ms, side=side) - 1]  # type: ignore[no-any-return]

@@ -49,6 +49,7 @@ def test_the_senders_clock_may_show_what_it_likes(ahead_ms: float) -> None:
 def test_what_came_while_the_operator_waited_came_when_it_was_received() -> None:
     assert reached([2, 502], [0, 100], [3]) == [2, 502], "it was 402 ms on its way"
     assert reached([2, 502], [0, 100], [3, 499]) == [2, 102], "here it may have been there"
+    assert reached([2, 32, 60], [0, 20, 40], [3, 33]) == [2, 32, 60], "ways of 2, 12 and 20 ms"
 
 
 def test_each_sender_has_a_clock_of_its_own() -> None:
