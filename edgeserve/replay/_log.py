@@ -31,9 +31,9 @@ class ReplayLog:
 
     Attributes:
         examples: A row for each example that an operator received. `received_ms` is when the operator took it from the
-            broker's client; `reached_ms` when it had reached the node, which is sooner where the operator was busy: then
-            it is as long after it was published as the fastest one of its source took. `fate` is what became of it, at `settled_ms`
-            (missing: it is held); `uses` how often something came of it.
+            broker's client; `reached_ms` when it had reached the node, which is sooner where the operator was busy:
+            then it is as long after it was published as the fastest one of its source took. `fate` is what became of
+            it, at `settled_ms` (missing: it is held); `uses` how often something came of it.
         sent: A row for each example that a source sent. `taken_ms` is when its stream yielded it, `handed_ms` when it
             was handed over to be sent.
         steps: A row for each step of an operator. `trigger_id` is the example that arrived (missing: a moment that was
