@@ -192,9 +192,11 @@ def _clock_note(pair: ClockPair) -> str:
             "which the times make up for"
         )
     if pair.least_ms < 0:
+        sender = pair.host if pair.arrived_at == pair.other else pair.other
         return (
-            f"{hosts}they differ by {duration(-pair.least_ms)} or more, as messages seem to arrive before they left. "
-            "Messages went one way only, so a difference can't be told from the time on the way: nothing is corrected"
+            f"{hosts}{pair.arrived_at} is {duration(-pair.least_ms)} or more behind {sender}, as messages seem to arrive "
+            "there before they left. By how much is not known, as messages went one way only or a clock was set "
+            "meanwhile: nothing is corrected"
         )
     return (
         f"{hosts}messages went one way only, the fastest in {duration(pair.least_ms)}: a difference can't be told "

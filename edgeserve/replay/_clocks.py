@@ -23,10 +23,12 @@ class ClockPair:
     Attributes:
         host: The one.
         other: The other.
-        offset_ms: How far the clock of `other` is ahead of that of `host`; None where messages went one way only.
+        offset_ms: How far the clock of `other` is ahead of that of `host`; None where messages went one way only, or
+            contradict each other, as a clock was set meanwhile.
         error_ms: By how much that may be wrong; None where it is not known.
-        least_ms: What the fastest message between them seems to have taken; negative where the clocks contradict each
-            other.
+        least_ms: What the fastest message between them seems to have taken; if it is negative, the clock where it
+            arrived is behind by that much or more.
+        arrived_at: Where that message arrived.
     """
 
     host: str
@@ -34,6 +36,7 @@ class ClockPair:
     offset_ms: float | None
     error_ms: float | None
     least_ms: float
+    arrived_at: str
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ def tell_clocks(hosts: Sequence[str], seen: Seen) -> Clocks:
             there, back = seen.get((one, other)), seen.get((other, one))
             if one >= other or (there is None and back is None):
                 continue
-            if there is None or back is None:
-                least_ms = there if there is not None else back
-                pairs.append(ClockPair(one, other, None, None, least_ms if least_ms is not None else 0.0))
+            least_ms, arrived_at = min((ms, to) for ms, to in ((there, other), (back, one)) if ms is not None)
+            if there is None or back is None or there + back < 0:
+                pairs.append(ClockPair(one, other, None, None, least_ms, arrived_at))
                 continue
             offset_ms, error_ms = (there - back) / 2, (there + back) / 2
-            pairs.append(ClockPair(one, other, offset_ms, error_ms, min(there, back)))
+            pairs.append(ClockPair(one, other, offset_ms, error_ms, least_ms, arrived_at))
             edges.setdefault(one, []).append((other, offset_ms))
             edges.setdefault(other, []).append((one, -offset_ms))
     reference = hosts[0] if hosts else ""

@@ -26,13 +26,19 @@ from tests.replay.recorded import arrived
 def test_messages_both_ways_tell_the_offset_and_how_wrong_it_may_be() -> None:
     # b is 100 ms ahead; messages take 2 ms there and 4 ms back.
     clocks = tell_clocks(["a", "b"], {("a", "b"): 102.0, ("b", "a"): -96.0})
-    assert clocks.pairs == [ClockPair("a", "b", 99.0, 3.0, -96.0)]
+    assert clocks.pairs == [ClockPair("a", "b", 99.0, 3.0, -96.0, "a")]
     assert (clocks.shift_ms("a"), clocks.shift_ms("b"), clocks.shift_ms("unknown")) == (0, -99.0, 0)
 
 
 def test_messages_one_way_correct_nothing_and_the_skew_is_said() -> None:
     clocks = tell_clocks(["a", "b"], {("b", "a"): -500.0})
-    assert clocks.pairs == [ClockPair("a", "b", None, None, -500.0)]
+    assert clocks.pairs == [ClockPair("a", "b", None, None, -500.0, "a")]
+    assert clocks.shift_ms("b") == 0
+
+
+def test_messages_that_contradict_each_other_correct_nothing() -> None:
+    clocks = tell_clocks(["a", "b"], {("a", "b"): 10.0, ("b", "a"): -30.0})
+    assert clocks.pairs == [ClockPair("a", "b", None, None, -30.0, "a")]
     assert clocks.shift_ms("b") == 0
 
 

@@ -105,7 +105,7 @@ def test_captures_are_shown_by_the_clock_that_the_predictions_are_told_by(pyplot
     log_pipeline(tmp_path, 2)
     log = replay.load(tmp_path)
     finished_s = log.plot_timeline().get_lines()[-1].get_xdata()[0]
-    log.clocks = [ClockPair("box", "camera", -5.0, 0.5, 1.0)]
+    log.clocks = [ClockPair("box", "camera", -5.0, 0.5, 1.0, "box")]
     log.sent["clock_shift_ms"] = 5.0
     assert log.plot_timeline().get_lines()[-1].get_xdata()[0] == pytest.approx(finished_s - 0.005)
 
