@@ -194,8 +194,8 @@ def _clock_note(pair: ClockPair) -> str:
     if pair.least_ms < 0:
         sender = pair.host if pair.arrived_at == pair.other else pair.other
         return (
-            f"{hosts}{pair.arrived_at} is {duration(-pair.least_ms)} or more behind {sender}, as messages seem to arrive "
-            "there before they left. By how much is not known, as messages went one way only or a clock was set "
+            f"{hosts}{pair.arrived_at} is {duration(-pair.least_ms)} or more behind {sender}, as messages seem to "
+            "arrive there before they left. By how much is not known, as messages went one way only or a clock was set "
             "meanwhile: nothing is corrected"
         )
     return (

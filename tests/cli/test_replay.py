@@ -211,9 +211,7 @@ def test_clocks_of_several_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     log_pipeline(tmp_path, 2)
     log = replay.load(tmp_path)
     pairs = {
-        "box is 12.5 ms ± 500 µs ahead of arm, which the times make up for": ClockPair(
-            "arm", "box", 12.5, 0.5, 1.0, "box"
-        ),
+        "box is 12.5 ms ± 500 µs ahead of arm, which the times": ClockPair("arm", "box", 12.5, 0.5, 1.0, "box"),
         "box is 3 ms ± 1 ms behind arm, which": ClockPair("arm", "box", -3.0, 1.0, 1.0, "box"),
         "messages went one way only, the fastest in 2 ms: ": ClockPair("arm", "box", None, None, 2.0, "arm"),
         "box is 40 ms or more behind arm, as messages seem": ClockPair("arm", "box", None, None, -40.0, "box"),
