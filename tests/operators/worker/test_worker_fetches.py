@@ -17,23 +17,9 @@ from edgeserve._core.signed import Signer
 from edgeserve._script_journal import ScriptJournal
 from tests.broker.workers import until
 from tests.operators.conftest import Sent, Wire
-from tests.operators.scripts import KEY, adding, refused, send, store, worker
+from tests.operators.worker.scripts import KEY, adding, refused, send, store, worker
 
 DAY_MS = 24 * 3600 * 1000
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ran(tmp_path: Path) -> Path:
-    """The file to which scripts add a line when they run."""
-    path = tmp_path / "ran"
-    path.touch()
-    return path
 
 
 class Talker:

@@ -15,21 +15,7 @@ from edgeserve._broker.dead_letters import DeadLetterBox
 from edgeserve._script_journal import ScriptJournal
 from edgeserve._script_process import ScriptProcess
 from tests.operators.conftest import CODEC
-from tests.operators.scripts import adding, refused, send, worker
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ran(tmp_path: Path) -> Path:
-    """The file to which scripts add a line when they run."""
-    path = tmp_path / "ran"
-    path.touch()
-    return path
+from tests.operators.worker.scripts import adding, refused, send, worker
 
 
 @pytest.fixture(params=["no room for it", "no process for it"])

@@ -18,21 +18,7 @@ from edgeserve._core.clock import wall_ms
 from edgeserve.testing import ManualClock
 from tests.broker.workers import until
 from tests.operators.processes import Crew
-from tests.operators.scripts import KEY, adding, refused, send, worker
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGESERVE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ran(tmp_path: Path) -> Path:
-    """The file to which scripts add a line when they run."""
-    path = tmp_path / "ran"
-    path.touch()
-    return path
+from tests.operators.worker.scripts import KEY, adding, refused, send, worker
 
 
 def test_a_script_that_fails_is_a_dead_letter_and_the_worker_goes_on(
