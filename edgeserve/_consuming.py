@@ -279,6 +279,8 @@ class Consuming(Operator[T]):
                 return True
             if until_ms is not None and self._clock.now().steady_ms >= until_ms:
                 self._is_over = until_ms == self._over_steady_ms
+                if self._is_over:
+                    self._idle_from_ms = None  # whoever iterates again waits as long again
                 return False
             self._answer_asks()
             self._notices.standing_by(is_active=self._inbox.is_active)

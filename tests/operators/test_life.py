@@ -28,9 +28,16 @@ def keep(payload: bytes) -> bytes:
     return payload
 
 
+def test_who_iterates_again_waits_for_the_idle_timeout_again(broker: str, wire: Wire) -> None:
+    with Materialize(keep, broker, topic=wire.src, idle_timeout_ms=1000) as sink:
+        assert list(sink) == []
+        threading.Timer(0.3, wire.send, ("any", b"1")).start()
+        assert list(sink) == [b"1"]
+
+
 def test_a_consumer_stops_when_nothing_has_come_for_the_idle_timeout(broker: str, wire: Wire) -> None:
     wire.send("any", b"1")
-    with Materialize(keep, broker, topic=wire.src, idle_timeout_ms=500) as sink:
+    with Materialize(keep, broker, topic=wire.src, idle_timeout_ms=1000) as sink:
         assert list(sink) == [b"1"]
         wire.send("any", b"2")
         assert list(sink) == [b"2"]
