@@ -20,6 +20,7 @@ from edgeserve._interrupts import raise_noted, uninterrupted
 from edgeserve._log.folder import LogPath
 from edgeserve._log.recording import LogTarget
 from edgeserve._logging import logger
+from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy, OnError
 from edgeserve._operator import Life
 from edgeserve._ports import Inputs, Values
@@ -108,7 +109,8 @@ class Worker(Consuming[ScriptResult]):
 
     Args:
         pulsar_node: The broker; None for the local one.
-        topic: The topic to read; it is a part of what is signed.
+        topic: The topic to read; it is a part of what is signed. Give it to the `CodeSource` as well, whose own default
+            is that of other sources.
         ftp: Whether scripts are fetched of which the source was given the URL. What its `store=` made a URL of is
             fetched in any case. Nothing is fetched before the signature has been checked, which is of the URL and of
             the script's SHA-256; the script is compared with that when it is here.
@@ -229,8 +231,10 @@ class Worker(Consuming[ScriptResult]):
             fetches_urls=ftp,
             reruns_interrupted=rerun_interrupted,
         )
+        refusals = Notices(worker_id)  # of their own: scripts that fail do not keep them quiet
+        self._parts.callback(refusals.close)
         self._refusing = GivingUp(
-            self._notices,
+            refusals,
             ErrorPolicy("dead_letter"),
             self._ledger,
             self._dead_letters,

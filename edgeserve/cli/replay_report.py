@@ -102,26 +102,25 @@ class Report:
 
     def _drops(self) -> Section:
         rows = []
-        for of, fate, dropped, received in self._drop_counts():
+        for of, source, fate, dropped, received in self._drop_counts():
             drops = of.rows(self.log.drops)
-            of_fate = drops[drops["fate"] == fate]
+            of_fate = drops[(drops["fate"] == fate) & (drops["source"] == source)]
             times = [_known(of_fate[column]) for column in ("waited_ms", "age_ms")]
             share = f"{_digits(100 * dropped / received)} %"
             medians = [duration(float(each.median())) if len(each) else "" for each in times]
-            rows.append([of.name, fate, f"{dropped:,}", share, *medians])
-        headings = ["operator", "fate", "examples", "of received", "waited (p50)", "age (p50)"]
-        return Section("Drops", headings, rows, 2)
+            rows.append([of.name, source, fate, f"{dropped:,}", share, *medians])
+        headings = ["operator", "of source", "fate", "examples", "of its", "waited (p50)", "age (p50)"]
+        return Section("Drops", headings, rows, 3)
 
-    def _drop_counts(self) -> Iterable[tuple[LoggedOperator, str, int, int]]:
-        """Operator, fate, how many there were, and how many it received or took from its stream."""
+    def _drop_counts(self) -> Iterable[tuple[LoggedOperator, str, str, int, int]]:
+        """Operator, source, fate, how many there were, and how many of that source it received or took in."""
         joining = self.joining
         for of in [*joining, *(each for each in self.operators if each not in joining)]:
-            counts = of.rows(self.log.drops)["fate"].value_counts()
-            received = len(of.rows(self.log.examples))
-            if of not in joining:
-                received = len(of.rows(self.log.sent)) + int(counts.sum())
-            for fate, count in counts.items():
-                yield of, str(fate), int(count), received
+            counts = of.rows(self.log.drops)[["source", "fate"]].value_counts()
+            received = of.rows(self.log.examples)["source"].value_counts()
+            taken_in = len(of.rows(self.log.sent)) + int(counts.sum())
+            for (source, fate), count in counts.items():
+                yield of, str(source), str(fate), int(count), int(received[source]) if of in joining else taken_in
 
     def notes(self) -> Sequence[str]:
         """What the reader has to know of the numbers: what is missing in the logs, and what is known of clocks."""
@@ -155,7 +154,10 @@ class Report:
                 for percent in (50, 99):
                     name = f"path_{part.removesuffix('_ms')}_p{percent}_ms"
                     row[name] = float(known.quantile(percent / 100)) if len(known) else None
-        drops = [{"operator": of.name, "fate": fate, "examples": count} for of, fate, count, _ in self._drop_counts()]
+        drops = [
+            {"operator": of.name, "source": source, "fate": fate, "examples": count}
+            for of, source, fate, count, _ in self._drop_counts()
+        ]
         return {
             "operators": [_without_nan(row) for row in operators],
             "drops": drops,
@@ -175,6 +177,8 @@ def duration(ms: float) -> str:
 
 
 def _notes_of(name: str, run: OperatorRun) -> Iterable[str]:
+    if not run.is_from_start:
+        yield f"{name}: its log does not begin where it did: its first files are not here, as max_bytes removes them"
     if run.lost:
         yield f"{name}: {run.lost:,} records are missing, as the disk did not take them in time"
     if run.torn_bytes:

@@ -148,6 +148,8 @@ class Trials:
 
 
 def _combinations(knobs: Mapping[str, Sequence[Any]]) -> int:
+    if not isinstance(knobs, Mapping):
+        raise UsageError(f"knobs is {knobs!r}: expected a dict of lists of values; the operator comes after it")
     count = 1
     for name, values in knobs.items():
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):

@@ -106,7 +106,8 @@ class ReplayLog:
 
         Operators of one name that are of several classes, or between several topics, have a row each.
         `escalated` are those of `sent` that ask the next model of a cascade, and whose times do not count. `rate_per_s`
-        is that of its runs over the time from the first to the last; `p50` and `p99` are medians and 99th percentiles.
+        is that of its runs over the time from the first to the last, without the time between several runs of the
+        operator; `p50` and `p99` are medians and 99th percentiles.
         """
         pandas = require("pandas", "replay", PURPOSE)
         return pandas.DataFrame([self._row(each) for each in self._operators])
@@ -114,8 +115,10 @@ class ReplayLog:
     def _row(self, of: LoggedOperator) -> dict[str, Any]:
         steps, made, is_source = of.rows(self.steps), of.rows(self.predictions), of.is_source
         ran, answered = steps[steps["started_ms"].notna()], answers(made)
-        times = of.rows(self.sent)["handed_ms"] if is_source else ran["started_ms"]
-        span_s = (times.max() - times.min()) / 1000 if len(times) > 1 else 0.0
+        timed = of.rows(self.sent) if is_source else ran
+        times = timed["handed_ms" if is_source else "started_ms"]
+        of_runs = times.groupby(timed["run"])
+        span_s, gaps = float((of_runs.max() - of_runs.min()).sum()) / 1000, int((of_runs.count() - 1).sum())
         return {
             "operator": of.name,
             "class": of.latest.operator_class,
@@ -125,7 +128,7 @@ class ReplayLog:
             "escalated": len(made) - len(answered),
             "dropped": len(of.rows(self.drops)),
             "held": sum(self._held[place] for place in of.runs),
-            "rate_per_s": (len(times) - 1) / span_s if span_s else float("nan"),
+            "rate_per_s": gaps / span_s if span_s else float("nan"),
             "compute_p50_ms": _quantile(ran["compute_ms"], 0.5),
             "compute_p99_ms": _quantile(ran["compute_ms"], 0.99),
             "age_p50_ms": _quantile(answered["age_ms"], 0.5),
@@ -258,6 +261,7 @@ def _run_of(columns: Columns, run: Logged) -> OperatorRun:
         {name: value for name, value in head.plan.items() if name not in ("parameters", "has_signal")},
         head.has_payloads,
         [file.path for file in run.files] if isinstance(run, LoggedRun) else [],
+        run.is_from_start if isinstance(run, LoggedRun) else True,
         columns.lost,
         run.torn_bytes if isinstance(run, LoggedRun) else 0,
         columns.ended is not None,

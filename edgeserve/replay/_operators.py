@@ -33,6 +33,8 @@ class OperatorRun:
         knobs: The arguments of its join, by name; {} for a source.
         has_payloads: Whether its log has payloads.
         files: The files of its log, in order; none if it was made by running another one again.
+        is_from_start: Whether its log begins where it did; else its first files are not there, as `max_bytes` had them
+            removed.
         lost: How many records the log misses, as the disk did not take them in time.
         torn_bytes: How many bytes at the end of its files are no whole records: it was killed while it wrote them.
         was_closed: Whether it was closed; else it was killed, or is running.
@@ -48,6 +50,7 @@ class OperatorRun:
     knobs: Mapping[str, Any]
     has_payloads: bool
     files: Sequence[Path]
+    is_from_start: bool
     lost: int
     torn_bytes: int
     was_closed: bool
@@ -134,17 +137,20 @@ def joining(operators: Iterable[LoggedOperator], which: str | OperatorRun | None
     if which is None:
         found = [each for each in known if not each.is_sink] or known
         if len(found) != 1:
-            raise UsageError(f"the log has runs of {_listed(known) or 'no operator that joins'}: give operator=")
+            raise UsageError(f"the log has runs of {_listed(known) or 'no operator that receives'}: give operator=")
         return found[0]
     if isinstance(which, OperatorRun):
         for each in known:
             for place, run in each.runs.items():
                 if run.id == which.id:
                     return LoggedOperator(each.name_of(run), {place: run})
-        raise UsageError(f"the log has no run of {which.operator!r} ({_where(which)}) that joins")
+        raise UsageError(
+            f"the log has no such run of an operator that receives: {which.operator!r} ({_where(which)}) is a source, "
+            "or of another log"
+        )
     found = named(known, which)
     if not found:
-        raise UsageError(f"the log has no run of {which!r} that joins: it has those of {_listed(known)}")
+        raise UsageError(f"the log has no operator {which!r} that receives: it has {_listed(known)}")
     if len(found) > 1:
         raise UsageError(
             f"{len(found)} operators have the name {which!r}: give operator= one of {_listed(found)}, or one of the "

@@ -72,8 +72,8 @@ def test_the_summary_has_what_each_operator_did_and_what_was_dropped(logs: Path)
     assert source[2] == str(COUNT), "a source receives nothing"
     assert ["joined", "in", "the", "task", "4", "ms", "4", "ms"] in said
     assert ["from", "capture", "to", "finish", "4", "ms", "4", "ms"] in said
-    (old,) = [row for row in said if row[:3] == ["joined", "too", "old"]]
-    assert old[3:6] == [str(COUNT), f"{100 * COUNT / received:.3g}", "%"]
+    (old,) = [row for row in said if row[:4] == ["joined", "left", "too", "old"]]
+    assert old[4:7] == [str(COUNT), f"{100 * COUNT / (2 * COUNT + 1):.3g}", "%"]
     assert "-" not in [row[0] for row in said if row], "there is nothing to note"
 
 
@@ -95,7 +95,7 @@ def test_json_is_one_object(logs: Path) -> None:
     parts = [joined[f"path_{part}_p50_ms"] for part in ("transfer", "queueing", "compute")]
     assert sum(parts) == pytest.approx(joined["timeliness_p50_ms"])
     assert by_name["left"]["age_p50_ms"] is None
-    assert {"operator": "joined", "fate": "too old", "examples": COUNT} in report["drops"]
+    assert {"operator": "joined", "source": "left", "fate": "too old", "examples": COUNT} in report["drops"]
     assert all(run["was_closed"] for run in report["runs"])
 
 

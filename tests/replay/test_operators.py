@@ -125,10 +125,10 @@ def test_which_one_is_meant_has_to_be_said_and_how_is_told(log: ReplayLog) -> No
     with pytest.raises(UsageError, match=f"2 runs of .*: give operator= one of those of the loaded log: {said}"):
         replay.run(log, FIRST)
     source = next(run for run in log.runs if not run.topics_in)
-    with pytest.raises(UsageError, match=r"no run of 'cam' \(20.*Z in .*datasource\) that joins"):
+    with pytest.raises(UsageError, match=r"'cam' \(20.*Z in .*datasource\) is a source"):
         replay.run(log, source)
     elsewhere = replay.load(log.runs[0].files)
-    with pytest.raises(UsageError, match="no run of 'worker1'"):
+    with pytest.raises(UsageError, match=r"'worker1' .* of another log"):
         replay.run(elsewhere, log.runs[places[0]])
 
 

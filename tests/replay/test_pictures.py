@@ -200,7 +200,7 @@ def test_names_are_no_formulas(pyplot: Any, tmp_path: Path, plot: str) -> None:
 
 @pytest.mark.parametrize("plot", ["plot_timeline", "plot_latencies", "plot_drops"])
 def test_pictures_of_an_operator_that_is_not_there(log: ReplayLog, plot: str) -> None:
-    with pytest.raises(UsageError, match="no run of 'left' that joins: it has those of joined, sink"):
+    with pytest.raises(UsageError, match="no operator 'left' that receives: it has joined, sink"):
         getattr(log, plot)("left")
 
 

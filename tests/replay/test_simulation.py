@@ -292,7 +292,7 @@ def test_a_log_without_payloads_runs_no_task(tmp_path: Path) -> None:
         ({"task_ms": "measured"}, "task_ms='measured' need"),
         ({"is_right": bool}, "give task="),
         ({"gate_in": bytes}, "gate_in: gates are run with a task"),
-        ({"operator": "other"}, "no run of 'other'.*op"),
+        ({"operator": "other"}, "no operator 'other'.*op"),
         ({"task": "pass"}, "can be called"),
     ],
     ids=str,

@@ -19,6 +19,7 @@ from edgeserve._log.folder import LogFolder
 from edgeserve._log.reading import LogFile, find_runs
 from edgeserve._log.records import SCHEMA, Head
 from edgeserve._log.writer import FORMAT, pack_block, pack_head
+from edgeserve.cli.replay_report import Report
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.broker.workers import until
 from tests.replay.recorded import arrived, only_run, random_compute
@@ -288,6 +289,8 @@ def test_a_log_is_cut_into_files_and_the_oldest_go(tmp_path: Path) -> None:
     assert kept[0] > 1
     log = replay.load(tmp_path)
     assert (log.runs[0].was_closed, log.runs[0].lost, log.runs[0].torn_bytes) == (True, 0, 0)
+    assert not log.runs[0].is_from_start
+    assert "its first files are not here" in " ".join(Report(log, None).notes())
     assert 0 < len(log.examples) < 70
     known = set(log.examples["example_id"])
     for inputs in log.predictions["input_ids"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgeserve import Fate, ScriptFailed
+from edgeserve import CodeSource, Fate, ScriptFailed
 from edgeserve._core.clock import wall_ms
 from edgeserve.testing import ManualClock
 from tests.broker.workers import until
@@ -298,3 +298,15 @@ def test_a_script_does_not_outlive_its_worker_for_a_child_that_the_worker_has_fo
         assert process.stdout.readline() == "forked\n"
         process.kill()
         until(holding.is_gone, "all of it is gone, and the child is not")
+
+
+def test_scripts_that_fail_do_not_keep_quiet_about_one_that_is_refused(
+    broker: str, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(broker, topic, "raise SystemExit(1)", "raise SystemExit(2)")
+    with CodeSource(["print(3)"], broker, topic=topic) as source:
+        next(source)
+    with caplog.at_level(logging.INFO, "edgeserve"), worker(broker, topic) as node:
+        for _ in range(3):
+            next(node)
+        assert any("it is not signed" in line for line in caplog.messages)
