@@ -9,7 +9,6 @@ without a context is of no trace, and gets no span.
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from edgeserve._broker.base import Message
 from edgeserve._broker.outbox import message_of
 from edgeserve._core.observing import Observer
 from edgeserve._core.packs import Entry
+from edgeserve._core.reasons import reason_of
 from edgeserve._core.step import Example, Fate, Job, Outcome
 from edgeserve._ports import Outputs
 from edgeserve._watch import kind_of
@@ -124,7 +124,7 @@ class StepTracing(_Tracing):
         """See `Observer`."""
         if self._span is not None:
             self._span.record_exception(error)
-            self._span.set_status(self._trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+            self._span.set_status(self._trace.StatusCode.ERROR, reason_of(error))
         self._end()
 
     def _context_of(self, example: Example) -> Any:
@@ -206,4 +206,4 @@ def _with_context(made: Entry | Message, carrier: Mapping[str, str], outputs: Ou
 
 
 def _text(example_id: bytes) -> str:
-    return str(uuid.UUID(bytes=example_id))
+    return example_id.hex()  # as in the tables of replay logs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from edgeserve import BatchCompute, Compute, DataSource, Materialize, Model
+from edgeserve import BatchCompute, Compute, DataSource, Materialize, Model, replay
 from edgeserve._tracing import _with_context
 from tests.operators.conftest import Wire
 
@@ -63,6 +64,16 @@ def send(broker: str, topic: str, name: str, *items: bytes, **options: Any) -> N
     with DataSource(items, broker, name, topic=topic, **options) as source:
         for _ in source:
             pass
+
+
+def test_a_trace_is_found_in_replay_logs_by_its_ids(broker: str, wire: Wire, spans: Spans, tmp_path: Path) -> None:
+    with Compute(lambda cam: cam, broker, topic_in=wire.src, topic_out=wire.dst, log_path=tmp_path) as compute:
+        send(broker, wire.src, "cam", b"frame")
+        assert next(compute) == b"frame"
+    attributes = dict(spans.one("edgeserve.compute").attributes or {})
+    (made,) = replay.load(tmp_path).predictions.to_dict("records")
+    assert attributes["edgeserve.output_ids"] == (made["output_id"],)
+    assert attributes["edgeserve.input_ids"] == tuple(made["input_ids"])
 
 
 def test_one_trace_goes_from_the_source_over_two_hops_to_the_sink(broker: str, wire: Wire, spans: Spans) -> None:
