@@ -87,9 +87,9 @@ if __name__ == "__main__":
             topic_out="pictures",
             join="nearest",
             max_time_diff_ms=INTERVAL_MS // 2,
-            idle_timeout_ms=2000,
+            idle_timeout_ms=5000,
         )
-        screen = Materialize(keep, ADDRESS, topic="pictures", sink_id="screen", idle_timeout_ms=3000)
+        screen = Materialize(keep, ADDRESS, topic="pictures", sink_id="screen", idle_timeout_ms=6000)
         run(camera("north", "bikes.mp4", server), camera("south", "bigbuckbunny.mp4", server), tracking, screen)
         stats = tracking.stats
         print(f"{screen.stats.received} pictures, the last one in tracks.png")

@@ -92,13 +92,14 @@ def test_scripts_that_start_after_the_sensor_has_ended_get_everything(scripts: S
     assert ended(act) == (0, "", "")
 
 
+@pytest.mark.timeout(180)  # two videos are decoded, and the operators wait for some seconds to see that nothing follows
 def test_two_cameras_give_the_same_picture_whichever_way_their_frames_travel(scripts: Scripts, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     pytest.importorskip("pyftpdlib.exceptions")
     pictures, beside = [], []
     for way in ("lazy", "eager"):
         script = scripts.start("two_cameras.py", way, f"local://{tmp_path / way}")
-        said, talk = script.communicate(timeout=60)
+        said, talk = script.communicate(timeout=80)
         assert (script.returncode, talk) == (0, "")
         assert said.startswith("60 pictures")
         beside.append(int(said.split()[-3].replace(",", "")))
