@@ -22,7 +22,6 @@ def classify(batch):
 
 
 if __name__ == "__main__":
-    model = train_dear()
     with BatchModel(
         classify,
         ADDRESS,
@@ -35,5 +34,6 @@ if __name__ == "__main__":
         batch_timeout_ms=50,
         model_id="dear",
     ) as operator:
+        model = train_dear()  # when it is open: what the cheap model has done with is kept for it from then on
         print("waits to be asked", flush=True)
         operator.run()
