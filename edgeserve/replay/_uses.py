@@ -5,7 +5,7 @@ A prediction is followed back by its last input, the one that was captured last,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from edgeserve._extras import require
 from edgeserve.replay._arrays import numbers
@@ -62,22 +62,6 @@ def capture_shifts(example_ids: pd.Series, sent: pd.DataFrame, predictions: pd.D
     return shifts  # type: ignore[no-any-return] # of a module as Any
 
 
-class _Hops(NamedTuple):
-    """How the last inputs of some rows came from where they were made.
-
-    Attributes:
-        parents: The predictions that they are, by row; -1 for what no operator of the log made.
-        left_ms: When they left: when they had been made, or were handed over, or captured, whatever is known.
-        transfer_ms: How long they were on their way.
-        queueing_ms: How long they waited then, until the task was started; and at a source, before they were sent.
-    """
-
-    parents: NDArray[np.int64]
-    left_ms: NDArray[np.float64]
-    transfer_ms: NDArray[np.float64]
-    queueing_ms: NDArray[np.float64]
-
-
 class _Ways:
     """What happened to the last input of each prediction before the prediction was finished.
 
@@ -99,11 +83,11 @@ class _Ways:
         parents = self._parents(predictions)
         self.shifts_ms = self._shifts(predictions, parents)
         self.captured_ms = numbers(predictions["capture_ms"]) + self.shifts_ms
-        hops = self._hops(predictions, parents, self.captured_ms)
+        transfer_ms, queueing_ms = self._last_hop(predictions, parents, self.captured_ms)
         # A model's output has the capture time of its data, which may have waited for a later signal.
         waited_ms = np.where(parents >= 0, _taken(self.captured_ms, parents) - self.captured_ms, 0.0)
         compute_ms = self.finished_ms - numbers(predictions["started_ms"])
-        self._spent = self._sums([hops.transfer_ms, hops.queueing_ms + waited_ms, compute_ms], parents)
+        self._spent = self._sums([transfer_ms, queueing_ms + waited_ms, compute_ms], parents)
         self.compute_ms = self._spent[-1]
 
     def _parents(self, rows: pd.DataFrame) -> NDArray[np.int64]:
@@ -130,7 +114,14 @@ class _Ways:
             shifts = inherited
         return shifts  # type: ignore[no-any-return]
 
-    def _hops(self, rows: pd.DataFrame, parents: NDArray[np.int64], captured_ms: NDArray[np.float64]) -> _Hops:
+    def _last_hop(
+        self, rows: pd.DataFrame, parents: NDArray[np.int64], captured_ms: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How long the last inputs of some rows were on their way from where they were made, and how long they waited.
+
+        They waited here, until the task was started, and at a source before they were sent. `parents` are the
+        predictions that they are; -1 for what no operator of the log made.
+        """
         np = self._np
         handed_ms = self._of_sources(rows, "handed_ms")
         handed_ms = np.where(np.isnan(handed_ms), captured_ms, handed_ms)
@@ -140,7 +131,7 @@ class _Ways:
         reached_ms = np.where(too_early, left_ms, reached_ms)
         before_ms = np.where(parents >= 0, 0.0, left_ms - captured_ms)
         queueing_ms = before_ms + numbers(rows["started_ms"]) - reached_ms
-        return _Hops(parents, left_ms, reached_ms - left_ms, queueing_ms)
+        return reached_ms - left_ms, queueing_ms
 
     def _sums(self, spent: list[NDArray[np.float64]], parents: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
         """What was spent on the whole way: in the last operator, and in those before it."""
@@ -160,11 +151,11 @@ class _Ways:
         parents = self._parents(uses)
         own_ms = numbers(uses["capture_ms"]) + np.nan_to_num(self._of_sources(uses, "clock_shift_ms"))
         captured_ms = np.where(parents >= 0, _taken(self.captured_ms, parents), own_ms)
-        hops = self._hops(uses, parents, captured_ms)
+        transfer_ms, queueing_ms = self._last_hop(uses, parents, captured_ms)
         before = [np.where(parents >= 0, _taken(each, parents), 0.0) for each in self._spent]
         late_ms = numbers(uses["started_ms"]) - captured_ms
         spread_ms = np.where(parents >= 0, _taken(self._spreads_ms, parents), 0.0)
-        times_ms = (late_ms, late_ms + spread_ms, before[0] + hops.transfer_ms, before[1] + hops.queueing_ms, before[2])
+        times_ms = (late_ms, late_ms + spread_ms, before[0] + transfer_ms, before[1] + queueing_ms, before[2])
         return dict(zip(_TIMES, times_ms, strict=True))
 
 

@@ -60,7 +60,7 @@ from tests.replay.recorded import (
 )
 
 SEEDS = range(2)
-TABLES = ("examples", "sent", "steps", "predictions", "drops")
+TABLES = ("examples", "sent", "steps", "predictions", "uses", "drops")
 
 
 def records_of(blocks: Any) -> list[Record]:
