@@ -14,6 +14,7 @@ from edgeserve._core.step import Fate
 from edgeserve._extras import require
 from edgeserve.replay._arrays import numbers
 from edgeserve.replay._columns import PURPOSE
+from edgeserve.replay._ids import IdIndex
 from edgeserve.replay._tables import BACK
 
 if TYPE_CHECKING:
@@ -277,15 +278,11 @@ class _Links(NamedTuple):
 
 
 def _inputs(examples: pd.DataFrame, made: pd.DataFrame) -> _Links:
-    np = require("numpy", "replay", PURPOSE)
-    pandas = require("pandas", "replay", PURPOSE)
     exploded = made["input_ids"].reset_index(drop=True).explode().dropna()
     # What was delivered twice is shown where it was first.
-    is_first = ~examples["example_id"].duplicated().to_numpy(dtype=bool)
-    rows = np.flatnonzero(is_first)
-    found = pandas.Index(examples["example_id"][is_first]).get_indexer(exploded.astype(examples["example_id"].dtype))
+    found = IdIndex(examples["example_id"]).find(exploded)
     known = found >= 0
-    return _Links(exploded.index.to_numpy()[known], rows[found[known]])
+    return _Links(exploded.index.to_numpy()[known], found[known])
 
 
 def _window(

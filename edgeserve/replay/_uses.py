@@ -5,11 +5,12 @@ A prediction is followed back by its last input, the one that was captured last,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeserve._extras import require
 from edgeserve.replay._arrays import numbers
 from edgeserve.replay._columns import PURPOSE
+from edgeserve.replay._ids import IdIndex
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,11 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame) -> tup
         uses: What sinks took.
         sent: What sources sent: `handed_ms`, and `clock_shift_ms`, which brings capture times to one clock.
     """
-    pandas = require("pandas", "replay", PURPOSE)
     predictions = made[made["output_id"].notna()].reset_index(drop=True)
-    ways = _Ways(pandas, predictions, sent)
+    ways = _Ways(predictions, sent)
     late = ways.until_used(uses)
-    uses = _with(pandas, uses.rename(columns={"last_input_id": "example_id"}), late)
-    first = _first_uses(pandas, predictions, uses)
+    uses = _with(uses.rename(columns={"last_input_id": "example_id"}), late)
+    first = _first_uses(predictions, ways.made, uses)
     columns = {name: _taken(values, first) for name, values in late.items()}
     columns |= {
         "used_ms": _taken(numbers(uses["started_ms"]), first),
@@ -47,18 +47,18 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame) -> tup
         "clock_shift_ms": ways.shifts_ms,
     }
     sinks = uses["operator"].reindex(first).reset_index(drop=True)
-    return _with(pandas, predictions.assign(used_by=sinks), columns), uses
+    return _with(predictions.assign(used_by=sinks), columns), uses
 
 
 def capture_shifts(example_ids: pd.Series, sent: pd.DataFrame, predictions: pd.DataFrame) -> NDArray[np.float64]:
     """What is added to the capture times of examples to have them by one clock: 0 where that is not known."""
-    pandas, np = require("pandas", "replay", PURPOSE), require("numpy", "replay", PURPOSE)
+    np = require("numpy", "replay", PURPOSE)
     shifts = np.zeros(len(example_ids))
     for ids, of in ((predictions["output_id"], predictions), (sent["example_id"], sent)):
         known = numbers(of["clock_shift_ms"])
         if known.any():
-            at = _first_of(pandas, ids).get_indexer(example_ids)
-            shifts = np.where(at >= 0, known[~ids.duplicated().to_numpy(dtype=bool)][at], shifts)
+            at = IdIndex(ids).find(example_ids)
+            shifts = np.where(at >= 0, known[at], shifts)
     return shifts  # type: ignore[no-any-return] # of a module as Any
 
 
@@ -66,21 +66,21 @@ class _Ways:
     """What happened to the last input of each prediction before the prediction was finished.
 
     Attributes:
+        made: Where the predictions are.
         finished_ms: When each was.
         captured_ms: When its last input was captured, by one clock.
         shifts_ms: What that differs by from what the source's clock said.
         compute_ms: How long tasks took, its own among them, until it was finished.
     """
 
-    def __init__(self, pandas: Any, predictions: pd.DataFrame, sent: pd.DataFrame) -> None:
+    def __init__(self, predictions: pd.DataFrame, sent: pd.DataFrame) -> None:
         self._np = np = require("numpy", "replay", PURPOSE)
-        self._pandas = pandas
-        self._ids = predictions["output_id"]
-        self._first = np.flatnonzero(~self._ids.duplicated().to_numpy(dtype=bool))
-        self._sources = sent.drop_duplicates("example_id")
+        self.made = IdIndex(predictions["output_id"])
+        self._sent = sent
+        self._sources = IdIndex(sent["example_id"])
         self._spreads_ms = numbers(predictions["spread_ms"])
         self.finished_ms = numbers(predictions["finished_ms"])
-        parents = self._parents(predictions)
+        parents = self.made.find(predictions["last_input_id"])
         self.shifts_ms = self._shifts(predictions, parents)
         self.captured_ms = numbers(predictions["capture_ms"]) + self.shifts_ms
         transfer_ms, queueing_ms = self._last_hop(predictions, parents, self.captured_ms)
@@ -90,21 +90,14 @@ class _Ways:
         self._spent = self._sums([transfer_ms, queueing_ms + waited_ms, compute_ms], parents)
         self.compute_ms = self._spent[-1]
 
-    def _parents(self, rows: pd.DataFrame) -> NDArray[np.int64]:
-        if not len(self._first):
-            return self._np.full(len(rows), -1, dtype=self._np.int64)  # type: ignore[no-any-return]
-        at = _first_of(self._pandas, self._ids).get_indexer(rows["last_input_id"])
-        return self._np.where(at >= 0, self._first[at], -1)  # type: ignore[no-any-return]
-
     def _of_sources(self, rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
         """What is known of the last inputs that sources sent; NaN of others."""
-        at = self._pandas.Index(self._sources["example_id"]).get_indexer(rows["last_input_id"])
-        return _taken(numbers(self._sources[column]), at)
+        return _taken(numbers(self._sent[column]), self._sources.find(rows["last_input_id"]))
 
     def _shifts(self, rows: pd.DataFrame, parents: NDArray[np.int64]) -> NDArray[np.float64]:
         """What is added to the capture times: they are by the clock of the source's host."""
         np = self._np
-        if not numbers(self._sources["clock_shift_ms"]).any():
+        if not numbers(self._sent["clock_shift_ms"]).any():
             return np.zeros(len(rows))  # type: ignore[no-any-return]
         shifts = np.nan_to_num(self._of_sources(rows, "clock_shift_ms"))
         for _ in range(_LONGEST_CHAIN):
@@ -148,7 +141,7 @@ class _Ways:
     def until_used(self, uses: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
         """How late each use was, from the capture of the last input of what was used, and where the time went."""
         np = self._np
-        parents = self._parents(uses)
+        parents = self.made.find(uses["last_input_id"])
         own_ms = numbers(uses["capture_ms"]) + np.nan_to_num(self._of_sources(uses, "clock_shift_ms"))
         captured_ms = np.where(parents >= 0, _taken(self.captured_ms, parents), own_ms)
         transfer_ms, queueing_ms = self._last_hop(uses, parents, captured_ms)
@@ -159,17 +152,16 @@ class _Ways:
         return dict(zip(_TIMES, times_ms, strict=True))
 
 
-def _first_uses(pandas: Any, predictions: pd.DataFrame, uses: pd.DataFrame) -> NDArray[np.int64]:
-    """Which use of each prediction was the first; -1 for none.
+def _first_uses(predictions: pd.DataFrame, made: IdIndex, uses: pd.DataFrame) -> NDArray[np.int64]:
+    """Which use of each prediction was the first; -1 for none. `made` says where the predictions are.
 
     What was made again after a crash has the id that it had: then it is the last one that was finished before.
     """
     np = require("numpy", "replay", PURPOSE)
     order = np.argsort(numbers(uses["started_ms"]), kind="stable")
-    ids = uses["example_id"].iloc[order]
-    first = _first_of(pandas, ids).get_indexer(predictions["output_id"])
-    first = np.where(first >= 0, order[~ids.duplicated().to_numpy(dtype=bool)][first] if len(ids) else -1, -1)
-    several = predictions["output_id"].duplicated(keep=False).to_numpy(dtype=bool)
+    first = IdIndex(uses["example_id"].iloc[order]).find(predictions["output_id"])
+    first = np.where(first >= 0, order[first] if len(order) else -1, -1)
+    several = made.is_repeated()
     if several.any():
         in_time = ~(numbers(predictions["finished_ms"]) > _taken(numbers(uses["started_ms"]), first))
         is_last = ~predictions["output_id"][in_time].duplicated(keep="last").to_numpy(dtype=bool)
@@ -177,11 +169,6 @@ def _first_uses(pandas: Any, predictions: pd.DataFrame, uses: pd.DataFrame) -> N
         takes[np.flatnonzero(in_time)[is_last]] = True
         first = np.where(several & ~takes, -1, first)
     return first  # type: ignore[no-any-return]
-
-
-def _first_of(pandas: Any, ids: pd.Series) -> Any:
-    """An index of ids, each once."""
-    return pandas.Index(ids[~ids.duplicated()])
 
 
 def _taken(values: NDArray[np.float64], at: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -192,10 +179,10 @@ def _taken(values: NDArray[np.float64], at: NDArray[np.int64]) -> NDArray[np.flo
     return taken
 
 
-def _with(pandas: Any, table: pd.DataFrame, columns: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+def _with(table: pd.DataFrame, columns: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
     """A table with more columns; missing for NaN."""
-    np = require("numpy", "replay", PURPOSE)
-    arrow = pandas.ArrowDtype(require("pyarrow", "replay", PURPOSE).float64())
+    arrow = require("pyarrow", "replay", PURPOSE)
+    arrays = require("pandas", "replay", PURPOSE).arrays
     return table.assign(
-        **{name: pandas.array(np.where(np.isnan(each), None, each), dtype=arrow) for name, each in columns.items()}
+        **{name: arrays.ArrowExtensionArray(arrow.array(each, from_pandas=True)) for name, each in columns.items()}
     )
