@@ -208,12 +208,13 @@ class StepLog(Observer):
             RECORD_BYTES + EXAMPLE_BYTES * numbers,
         )
 
-    def starts(self, job: Job | None = None) -> None:
+    def starts(self, job: Job) -> None:
         """The task is about to run, and its payloads to be fetched. Again and again, where it is tried again."""
-        if self._start_s is not None:
-            fetch_s = self._called_s - self._start_s if self._called_s is not None else 0.0
-            self._parts.append((self._running, self._start_s, fetch_s))
-        self._running = job.examples if job is not None else ()
+        if not self._at_once:
+            if self._start_s is not None:
+                fetch_s = self._called_s - self._start_s if self._called_s is not None else 0.0
+                self._parts.append((self._running, self._start_s, fetch_s))
+            self._running = job.examples
         self._called_s = None
         self._start_s = self._steady_s()
 
@@ -225,20 +226,16 @@ class StepLog(Observer):
 
     def ran(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """The task has returned, and its gates with it."""
-        if self._is_short and self._called_s is None and outcomes[0].is_satisfied:
-            self._has_served(job.examples[0].number, outcomes[0])
-        else:
+        if not self._is_short or self._called_s is not None or not outcomes[0].is_satisfied:
             self._has_run(job, outcomes)
-
-    def _has_served(self, number: int, outcome: Outcome) -> None:
-        served = self._served
-        if len(served) < self._most_fields:
-            payload = outcome.payload
-            size = 0 if payload is None else len(payload)
-            served.extend((number, self._start_s, self._steady_s(), outcome.output_id, size))
-        else:
+            return
+        served, outcome = self._served, outcomes[0]
+        if len(served) >= self._most_fields:
             self._records.lose()
-        self._start_s = None
+            return
+        number, payload = job.examples[0].number, outcome.payload
+        size = 0 if payload is None else len(payload)
+        served.extend((number, self._start_s, self._steady_s(), outcome.output_id, size))
 
     def _has_run(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         start_ms, fetch_ms, finish_ms = self._times_ms()

@@ -244,7 +244,7 @@ class Rig:
             measured_ms = steady_ms() - began_ms
         finish_ms = start_ms + lasts(job, measured_ms)
         self._set_steady(start_ms)
-        self.log.starts()
+        self.log.starts(job)
         self._tell_fetched(job, start_ms + fetch_ms)
         self._set_steady(finish_ms)
         self.log.ran(job, outcomes)

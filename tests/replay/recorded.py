@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeserve import BatchCompute, Compute, DataSource, Model
 from edgeserve._log.reading import LoggedRun, find_runs
-from edgeserve._log.records import ARRIVED, Arrived
+from edgeserve._log.records import ARRIVED, SERVED, Arrived, ServedMany
 from edgeserve._operator import Operator
 from edgeserve.testing import ManualClock, end_memory_broker, memory_broker
 
@@ -43,6 +43,11 @@ def arrived(
         None if payload is None else [payload],
         None,
     )
+
+
+def served(number: int, start_s: float, finish_s: float, output_id: bytes = b"", size: int = 0) -> ServedMany:
+    """The record of one run of a task on what asked no join."""
+    return ServedMany(SERVED, [number, start_s, finish_s, output_id, size])
 
 
 class RestlessClock(ManualClock):

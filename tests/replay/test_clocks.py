@@ -20,7 +20,7 @@ from edgeserve._operator import Operator
 from edgeserve.replay._clocks import ClockPair, tell_clocks
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
-from tests.replay.recorded import arrived
+from tests.replay.recorded import arrived, served
 
 
 def test_messages_both_ways_tell_the_offset_and_how_wrong_it_may_be() -> None:
@@ -173,13 +173,11 @@ def test_drops_are_as_old_as_by_one_clock(tmp_path: Path) -> None:
     (tmp_path / "cam.datasource").write_bytes(pack_head(head) + pack_block(0, 0.0, [sent]))
     head = Head("op", 1, "op", "Compute", ["in"], ["out"], "compute", {}, "there", 1, 5000, has_payloads=False)
     came = [arrived(n, 10 * n + 2, b"%016d" % n, 10 * n, source="cam", publish_ms=10 * n) for n in range(2)]
-    steps = [came[0], (4, [0, 0.003, 0.004, b"o" * 16, 9]), came[1], (1, 1, "gated", 13.0)]
+    steps = [came[0], served(0, 0.003, 0.004, b"o" * 16, 9), came[1], (1, 1, "gated", 13.0)]
     (tmp_path / "op.compute").write_bytes(pack_head(head) + pack_block(5000, 0.0, steps))
     head = Head("sink", 1, "sink", "Materialize", ["out"], [], "compute", {}, "here", 1, 0, has_payloads=False)
     came = [arrived(0, 6, b"o" * 16, 0, source="op", publish_ms=5004)]
-    (tmp_path / "sink.destination").write_bytes(
-        pack_head(head) + pack_block(0, 0.0, [*came, (4, [0, 0.007, 0.008, b"", 0])])
-    )
+    (tmp_path / "sink.destination").write_bytes(pack_head(head) + pack_block(0, 0.0, [*came, served(0, 0.007, 0.008)]))
     log = replay.load(tmp_path)
     assert log.clocks[0].offset_ms == 5000
     assert log.drops["age_ms"].tolist() == [3]
@@ -213,6 +211,6 @@ def test_what_is_malformed_and_what_was_not_sent_are_no_message(tmp_path: Path) 
     for number, (host, operator) in enumerate(itertools.product(("a", "b"), ("x", "y"))):
         head = Head(f"{number}", 1, operator + host, "Compute", ["in"], ["out"], "compute", {}, host, 1, 0, False)
         came = arrived(0, 5, nobody, 5, source="")
-        served = (4, [0, 0.005, 0.006, b"", 0])
-        (tmp_path / f"{number}.compute").write_bytes(pack_head(head) + pack_block(0, 0.0, [came, served]))
+        used = served(0, 0.005, 0.006)
+        (tmp_path / f"{number}.compute").write_bytes(pack_head(head) + pack_block(0, 0.0, [came, used]))
     assert replay.load(tmp_path).clocks == []

@@ -80,7 +80,7 @@ def wait_for(operator: Compute, condition: Callable[[writer.LogWriter], object],
 
 
 def is_idle(log: writer.LogWriter) -> bool:
-    return not log._records and not any(fields for *_, fields in log._many)
+    return not log._records and not any(fields for *_, fields in log._many) and not log._in_hand
 
 
 def test_a_full_disk_costs_records_which_are_counted_and_no_step(

@@ -16,7 +16,7 @@ from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._reaching import reached_ms
 from edgeserve.testing import end_memory_broker, memory_broker
-from tests.replay.recorded import arrived
+from tests.replay.recorded import arrived, served
 
 WALL_MS = 1_700_000_000_000
 
@@ -70,22 +70,12 @@ def overloaded(tmp_path: Path) -> Path:
     head = Head("r", 1, "op", "Compute", ["in"], ["out"], "compute", {"parameters": {"cam": "cam"}}, "here", 1,
                 WALL_MS, True)  # fmt: skip
     records: list[object] = []
-    served: list[object] = []
     for number in range(100):
         sent_ms, start_ms = 10 * number, 2 + 30 * number
-        records.append(
-            arrived(
-                number,
-                start_ms,
-                b"%016d" % number,
-                WALL_MS + sent_ms,
-                source="cam",
-                publish_ms=WALL_MS + sent_ms,
-                payload=b"x",
-            )
-        )
-        served += [number, start_ms / 1000, (start_ms + 30) / 1000, b"o%015d" % number, 1]
-    (tmp_path / "op.compute").write_bytes(pack_head(head) + pack_block(WALL_MS, 0.0, [*records, (4, served)]))
+        example_id, captured_ms = b"%016d" % number, WALL_MS + sent_ms
+        came = arrived(number, start_ms, example_id, captured_ms, source="cam", publish_ms=captured_ms, payload=b"x")
+        records += [came, served(number, start_ms / 1000, (start_ms + 30) / 1000, b"o%015d" % number, 1)]
+    (tmp_path / "op.compute").write_bytes(pack_head(head) + pack_block(WALL_MS, 0.0, records))
     return tmp_path
 
 

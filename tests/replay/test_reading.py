@@ -23,7 +23,7 @@ from edgeserve.replay._columns import Columns
 from edgeserve.replay._log import ReplayLog
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.operators.conftest import Wire
-from tests.replay.recorded import arrived, only_run
+from tests.replay.recorded import arrived, only_run, served
 
 PARTS = ["transfer_ms", "queueing_ms", "compute_ms"]
 
@@ -209,7 +209,7 @@ def test_the_wait_of_data_for_a_signal_that_was_captured_later_is_in_what_adds_u
     decided = (2, 0, 80, 80.0, [], [[0]], [], None, None)
     ran = (3, None, 81.0, 0.0, 91.0, None, None, [(second, 0, 5, None, None, True)])
     logged(tmp_path, "two", [arrived(0, 75.0, first, 20), decided, ran])
-    logged(tmp_path, "sink", [arrived(0, 95.0, second, 20), (4, [0, 0.1, 0.101, b"", 0])], is_sink=True)
+    logged(tmp_path, "sink", [arrived(0, 95.0, second, 20), served(0, 0.1, 0.101)], is_sink=True)
     log = replay.load(tmp_path)
     assert_times_add_up(log)
     (made,) = log.predictions[log.predictions["operator"] == "two"].to_dict("records")
@@ -272,7 +272,7 @@ def test_what_several_sinks_use_is_used_by_each(tmp_path: Path) -> None:
     logged(tmp_path, "op", [arrived(0, 5, captured, 2, publish_ms=3), (2, 0, 10, 10.0, [], [[0]], [], None, None), ran])
     for name, at_ms in (("slow", 500), ("quick", 25)):
         came = arrived(0, at_ms, output, 2, publish_ms=at_ms - 1)
-        used = (4, [0, (at_ms + 1) / 1000, (at_ms + 2) / 1000, b"", 0])
+        used = served(0, (at_ms + 1) / 1000, (at_ms + 2) / 1000)
         logged(tmp_path, name, [came, used], is_sink=True)
     log = replay.load(tmp_path)
     assert_times_add_up(log)
@@ -285,7 +285,7 @@ def test_what_several_sinks_use_is_used_by_each(tmp_path: Path) -> None:
 
 
 def test_a_sink_of_a_source_has_uses_too(tmp_path: Path) -> None:
-    logged(tmp_path, "sink", [arrived(0, 9, b"c" * 16, 2, publish_ms=3), (4, [0, 0.01, 0.011, b"", 0])], is_sink=True)
+    logged(tmp_path, "sink", [arrived(0, 9, b"c" * 16, 2, publish_ms=3), served(0, 0.01, 0.011)], is_sink=True)
     (use,) = replay.load(tmp_path).uses.to_dict("records")
     assert (use["timeliness_ms"], use["transfer_ms"], use["queueing_ms"], use["compute_ms"]) == (8, 7, 1, 0)
 
@@ -296,7 +296,7 @@ def test_what_was_made_again_after_a_crash_was_used_once(tmp_path: Path) -> None
         ran = (3, None, at_ms, 0.0, at_ms + 5, None, None, [(output, 0, 5, None, None, True)])
         decided = (2, 0, at_ms, at_ms, [], [[0]], [], None, None)
         logged(tmp_path, name, [arrived(0, at_ms, captured, 2, publish_ms=3), decided, ran])
-    logged(tmp_path, "sink", [arrived(0, 20, output, 2), (4, [0, 0.021, 0.022, b"", 0])], is_sink=True)
+    logged(tmp_path, "sink", [arrived(0, 20, output, 2), served(0, 0.021, 0.022)], is_sink=True)
     made = replay.load(tmp_path).predictions.set_index("operator")
     assert made["used_by"].to_dict()["killed"] == "sink"
     assert made.loc["successor", ["used_by", "used_ms", "timeliness_ms"]].isna().all()

@@ -18,7 +18,6 @@ from edgeserve._core.asking import Ask
 from edgeserve._log.reading import LoggedRun
 from edgeserve._log.records import (
     ARRIVED,
-    SERVED,
     Anew,
     Arrived,
     Asked,
@@ -55,6 +54,7 @@ from tests.replay.recorded import (
     random_compute,
     random_flows,
     random_single,
+    served,
     some,
     step_through,
 )
@@ -352,8 +352,8 @@ def test_a_wall_clock_that_was_set_meanwhile(tmp_path: Path) -> None:
     for number, set_ms in enumerate([0, 0, 90_000]):
         at_ms = 100 * number
         came = arrived(number, at_ms, b"%016d" % number, CAPTURE_MS + at_ms, publish_ms=CAPTURE_MS + at_ms)
-        served = (SERVED, [number, at_ms / 1000, (at_ms + 5) / 1000, b"o%015d" % number, 9])
-        data += pack_block(CAPTURE_MS + set_ms + at_ms, at_ms, [came, served])
+        ran = served(number, at_ms / 1000, (at_ms + 5) / 1000, b"o%015d" % number, 9)
+        data += pack_block(CAPTURE_MS + set_ms + at_ms, at_ms, [came, ran])
     (tmp_path / "op.compute").write_bytes(data)
     assert_the_same_again(only_run(tmp_path, "op"), ServedMany)
 

@@ -15,7 +15,7 @@ from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog
 from edgeserve.replay._simulation import reached_times_ms
-from tests.replay.recorded import arrived, only_run, random_batches, random_compute, random_flows
+from tests.replay.recorded import arrived, only_run, random_batches, random_compute, random_flows, served
 
 WALL_MS = 1_700_000_000_000
 
@@ -45,7 +45,7 @@ def write_log(
         if number in (settled or {}):
             records.append((1, number, (settled or {})[number], float(at_ms)))
         elif task_ms is not None:
-            records.append((4, [number, at_ms / 1000, (at_ms + task_ms) / 1000, b"o%015d" % number, 9]))
+            records.append(served(number, at_ms / 1000, (at_ms + task_ms) / 1000, b"o%015d" % number, 9))
     path.mkdir(exist_ok=True)
     (path / "op.compute").write_bytes(pack_head(head) + pack_block(WALL_MS, 0.0, records))
     return replay.load(path)

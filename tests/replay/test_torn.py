@@ -22,19 +22,19 @@ from edgeserve._log.writer import FORMAT, pack_block, pack_head
 from edgeserve.cli.replay_report import Report
 from edgeserve.testing import end_memory_broker, memory_broker
 from tests.broker.workers import until
-from tests.replay.recorded import arrived, only_run, random_compute
+from tests.replay.recorded import arrived, only_run, random_compute, served
 
 HEAD = Head("run-1", 1, "op", "Compute", ["src"], ["dst"], "compute", {"parameters": {"a": "a"}}, "here", 1, 0, False)
 
 
-def served(number: int) -> list[Any]:
+def steps(number: int) -> list[Any]:
     """The records of one example that was served."""
     came = arrived(number, 10 * number, b"%016d" % number, 1 + number, publish_ms=number)
-    return [came, (4, [number, number / 100, number / 100 + 0.001, b"o%015d" % number, 5])]
+    return [came, served(number, number / 100, number / 100 + 0.001, b"o%015d" % number, 5)]
 
 
 def blocks(count: int = 6) -> list[bytes]:
-    return [pack_block(1000, 0.0, [each for at in range(3) for each in served(3 * n + at)]) for n in range(count)]
+    return [pack_block(1000, 0.0, [each for at in range(3) for each in steps(3 * n + at)]) for n in range(count)]
 
 
 def records(path: Path) -> list[Any]:
@@ -240,7 +240,7 @@ def test_a_run_with_a_damaged_part_is_not_run_again_past_it(parts: Sequence[Path
 
 
 def test_what_was_made_of_inputs_whose_record_is_gone_has_none_and_no_age(tmp_path: Path) -> None:
-    known, unknown = served(1), served(0)[1:]
+    known, unknown = steps(1), steps(0)[1:]
     ran = (3, None, 40.0, 0.0, 41.0, None, None, [(b"p" * 16, 0, 5, None, None, True)])
     joined = (3, None, 50.0, 0.0, 51.0, None, None, [(b"q" * 16, 0, 5, [0, 1], None, True)])
     write(tmp_path, pack_head(replace(HEAD, part=2)) + pack_block(1000, 0.0, [*known, *unknown, ran, joined]))
@@ -259,7 +259,7 @@ def test_what_was_made_of_inputs_whose_record_is_gone_has_none_and_no_age(tmp_pa
 
 
 def test_nothing_but_what_is_left_of_a_log_is_read_where_all_arrivals_are_gone(tmp_path: Path) -> None:
-    write(tmp_path, pack_head(replace(HEAD, part=2)) + pack_block(1000, 0.0, served(0)[1:]))
+    write(tmp_path, pack_head(replace(HEAD, part=2)) + pack_block(1000, 0.0, steps(0)[1:]))
     log = replay.load(tmp_path)
     assert (len(log.examples), len(log.predictions), len(log.steps)) == (0, 1, 1)
     assert log.summary()["sent"].tolist() == [1]
