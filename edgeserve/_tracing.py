@@ -176,7 +176,7 @@ class SourceTracing(_Tracing):
         """See `Observer`."""
         self._end()
 
-    def unsent(self, fate: Fate) -> None:
+    def unsent(self, fate: Fate, error: BaseException | None = None) -> None:
         """See `Observer`."""
         if self._span is not None:
             self._span.set_status(self._trace.StatusCode.ERROR, "it could not be sent")

@@ -224,8 +224,8 @@ class DataSource(Operator[bytes]):
         self._ledger.take_in()
         try:
             payload = self._send(item, now) if item is not None else None
-        except BaseException:
-            self._settle_unsent(Fate.FAILED)  # an item can't be taken from its stream again
+        except BaseException as error:
+            self._settle_unsent(Fate.FAILED, error)  # an item can't be taken from its stream again
             raise
         if payload is None:
             self._settle_unsent(Fate.GATED)
@@ -251,10 +251,10 @@ class DataSource(Operator[bytes]):
             observer.sent(example_id, capture_ms, now.steady_ms, payload, flow_id, is_url=is_url)
         return payload
 
-    def _settle_unsent(self, fate: Fate) -> None:
+    def _settle_unsent(self, fate: Fate, error: BaseException | None = None) -> None:
         self._ledger.settle_some(1, fate)
         if (observer := self._observer) is not None:
-            observer.unsent(fate)
+            observer.unsent(fate, error)
 
     def _travelling(self, payload: bytes, example_id: bytes, capture_ms: int, flow_id: bytes) -> tuple[bytes, bool]:
         """What is sent of a payload, and whether that is but its URL."""

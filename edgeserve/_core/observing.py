@@ -62,8 +62,8 @@ class Observer:
     ) -> None:
         """An example was handed over to be sent."""
 
-    def unsent(self, fate: Fate) -> None:
-        """An item was dropped by the gate, or something raised."""
+    def unsent(self, fate: Fate, error: BaseException | None = None) -> None:
+        """An item was dropped by the gate, or something raised: then `error`."""
 
     # Of both.
 
@@ -137,9 +137,9 @@ class _Several(Observer):
         for each in self.observers:
             each.sent(example_id, capture_ms, taken_ms, payload, flow_id, is_url=is_url)
 
-    def unsent(self, fate: Fate) -> None:
+    def unsent(self, fate: Fate, error: BaseException | None = None) -> None:
         for each in self.observers:
-            each.unsent(fate)
+            each.unsent(fate, error)
 
     def close(self, stats: Stats) -> None:
         for each in self.observers:

@@ -38,6 +38,7 @@ from edgeserve._log.records import (
     Served,
 )
 from edgeserve._log.writer import EXAMPLE_BYTES, RECORD_BYTES
+from edgeserve.errors import MalformedMessage
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -177,7 +178,10 @@ class StepLog(Observer):
 
     def settled(self, example: Example, fate: Fate) -> None:
         """An arrival was settled before a join saw it."""
-        self._add((SETTLED, example.number, fate.value, self.steady_ms()))
+        error = None
+        if example.malformed is not None:
+            error = shortened(f"{MalformedMessage.__name__}: {example.malformed}")
+        self._add((SETTLED, example.number, fate.value, self.steady_ms(), error), RECORD_BYTES + len(error or ""))
 
     def gate_raised(self, example: Example, error: BaseException) -> None:
         """The gate of an arrival has raised."""
@@ -360,11 +364,12 @@ class SourceLog(Observer):
             logged, size = (payload, RECORD_BYTES + len(payload)) if self._payloads else (None, RECORD_BYTES)
             self._add((SENT_MORE, number, flow_id, is_url, logged), size)
 
-    def unsent(self, fate: Fate) -> None:
+    def unsent(self, fate: Fate, error: BaseException | None = None) -> None:
         """An item was dropped by the gate, or something raised."""
         number = self._count
         self._count = number + 1
-        self._add((UNSENT, number, fate.value, self.steady_ms()))
+        reason = None if error is None else shortened(reason_of(error))
+        self._add((UNSENT, number, fate.value, self.steady_ms(), reason), RECORD_BYTES + len(reason or ""))
 
     def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
         """Examples were not stored after all."""

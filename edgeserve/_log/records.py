@@ -64,12 +64,13 @@ class Arrived(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """An arrival that no join saw: malformed, a duplicate, of an unknown source, or dropped by a gate."""
+    """An arrival that no join saw: malformed (`error` says why), a duplicate, of an unknown source, or gated."""
 
     kind: int
     number: int
     fate: str
     steady_ms: float
+    error: str | None = None
 
 
 class Decided(NamedTuple):
@@ -262,12 +263,13 @@ class SentMore(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """An item that a source did not send, and why."""
+    """An item that a source did not send, and why: `error` is what its gate raised, or what sending it did."""
 
     kind: int
     number: int
     fate: str
     steady_ms: float
+    error: str | None = None
 
 
 class Withdrawn(NamedTuple):

@@ -102,6 +102,7 @@ class Columns:
         examples: What it received.
         received_ms, reached_ms, capture_ms: Of each of these.
         fate, fate_ms, uses: What became of each, when, and how often it was used.
+        errors: Why it was given up, by row.
         steps: What was decided and run.
         predictions: What came of that.
         sent: What a source sent; what it says beyond that, by the item's number, is in `sent_more`.
@@ -125,6 +126,8 @@ class Columns:
         # Fates that were settled: the number of the example, the fate, and when.
         self._settled = (array("q"), array("b"), array("d"))
         self._given_back = array("q")
+        # Why examples were given up, by number.
+        self._reasons: dict[int, str] = {}
         # What did not leave after all, by its id: what became of it, and when.
         self._withdrawn: dict[bytes, tuple[str, float]] = {}
         # How many examples had come when the operator began anew, and when that was.
@@ -189,6 +192,8 @@ class Columns:
     def _take_settled(self, each: Settled, offset_ms: float) -> None:
         at_ms = each.steady_ms + offset_ms
         self._settle(each.number, each.fate, at_ms)
+        if each.error is not None:
+            self._reasons[each.number] = each.error
         self.steps.add(each.number, at_ms, each.fate)
 
     def _take_gate_raised(self, each: GateRaised, offset_ms: float) -> None:
@@ -249,6 +254,7 @@ class Columns:
     def _take_given_up(self, each: GivenUp, offset_ms: float) -> None:
         for number in each.numbers:
             self._settle(number, each.fate, each.steady_ms + offset_ms)
+            self._reasons[number] = each.reason
 
     def _take_asked(self, each: Asked, offset_ms: float) -> None:
         self._given_back.extend(each.given_back)
@@ -258,7 +264,7 @@ class Columns:
             self.sent_more[each.number] = each._replace(payload=None)
 
     def _take_unsent(self, each: Unsent, offset_ms: float) -> None:
-        self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms))
+        self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms, each.error))
 
     def _take_withdrawn(self, each: Withdrawn, offset_ms: float) -> None:
         self._withdrawn.update(dict.fromkeys(each.ids, (each.fate, each.steady_ms + offset_ms)))
@@ -307,7 +313,7 @@ class Columns:
         for row in self._take_back(sent.ids).tolist():
             example_id = sent.ids.at(row)
             fate, at_ms = self._withdrawn[example_id]
-            self.unsent.append(NotSent(fate, at_ms, example_id, sent.capture_ms[row]))
+            self.unsent.append(NotSent(fate, at_ms, id=example_id, capture_ms=sent.capture_ms[row]))
 
     def _take_back(self, ids: Ids) -> NDArray[np.int64]:
         """Note that nothing has these ids which did not leave after all; where they were."""
@@ -351,6 +357,9 @@ class Columns:
         for count, ms in self._anew:
             forgotten = np.flatnonzero(self.fate[:count] == HELD)
             self.fate[forgotten], self.fate_ms[forgotten] = _SUPERSEDED, ms
+        rows = self.rows(np.array(list(self._reasons), dtype=np.int64))
+        reasons = zip(rows.tolist(), self._reasons.values(), strict=True)
+        self.errors = {row: reason for row, reason in reasons if row >= 0 and self.fate[row] != _USED}
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the examples of these numbers are; -1 where they are not, as their record was lost."""

@@ -68,13 +68,14 @@ class Ids:
 
 
 class NotSent(NamedTuple):
-    """What a source did not send: the fate of an item, and when that was settled.
+    """What a source did not send: the fate of an item, when that was settled, and what was raised.
 
     What was handed over before that has an id, and was captured at a time.
     """
 
     fate: str
     at_ms: float
+    error: str | None = None
     id: bytes | None = None
     capture_ms: int | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeserve._core.ids import ID_SIZE
@@ -73,7 +73,7 @@ BACK = "given back"
 
 _EXAMPLES = [
     "operator", "run", "example_id", "source", "flow_id", "topic", "capture_ms", "publish_ms", "reached_ms",
-    "received_ms", "settled_ms", "fate", "uses", "size_bytes", "is_url",
+    "received_ms", "settled_ms", "fate", "error", "uses", "size_bytes", "is_url",
 ]  # fmt: skip
 _SENT = [
     "operator", "run", "example_id", "flow_id", "topic", "capture_ms", "taken_ms", "handed_ms", "size_bytes", "is_url",
@@ -91,7 +91,9 @@ _PREDICTIONS = [
 _USES = [
     "operator", "run", "last_input_id", "capture_ms", "reached_ms", "received_ms", "started_ms", "finished_ms",
 ]  # fmt: skip
-_DROPS = ["operator", "run", "example_id", "source", "flow_id", "fate", "capture_ms", "reached_ms", "settled_ms"]
+_DROPS = [
+    "operator", "run", "example_id", "source", "flow_id", "fate", "error", "capture_ms", "reached_ms", "settled_ms",
+]  # fmt: skip
 
 
 class _Maker:
@@ -131,6 +133,7 @@ class _Maker:
             received_ms=run.received_ms + shift_ms,
             settled_ms=self._known(run.fate_ms + shift_ms),
             fate=self._words(codes, words, mask=run.fate == HELD),
+            error=self._errors(run.errors, len(each)),
             uses=run.uses,
             size_bytes=np.array(each.size, dtype=np.int64),
             is_url=is_url,
@@ -169,6 +172,7 @@ class _Maker:
             source=pa.array([run.head.operator] * count, pa.string()),
             flow_id=pa.nulls(count, pa.string()),
             fate=pa.array([each.fate for each in run.unsent], pa.string()),
+            error=pa.array([each.error for each in run.unsent], pa.string()),
             capture_ms=pa.array([each.capture_ms for each in run.unsent], pa.int64()),
             reached_ms=pa.nulls(count, pa.float64()),
             settled_ms=pa.array([each.at_ms + shift_ms for each in run.unsent], pa.float64()),
@@ -191,9 +195,6 @@ class _Maker:
         shift_ms = self._clocks.shift_ms(run.head.host)
         start_ms, finish_ms = np.array(steps.start_ms) + shift_ms, np.array(steps.finish_ms) + shift_ms
         fetch_ms = np.array(steps.fetch_ms)
-        errors = self._pa.nulls(len(steps), self._pa.string())
-        if steps.errors:
-            errors = self._pa.array([steps.errors.get(row) for row in range(len(steps))], self._pa.string())
         table = self._table(
             run,
             len(steps),
@@ -206,7 +207,7 @@ class _Maker:
             compute_ms=self._known(finish_ms - start_ms - fetch_ms),
             finished_ms=self._known(finish_ms),
             outputs=np.array(steps.outputs, dtype=np.int64),
-            error=errors,
+            error=self._errors(steps.errors, len(steps)),
         )
         is_sorted = bool((np.diff(np.array(steps.at_ms)) >= 0).all())
         return table if is_sorted else table.sort_by("at_ms")
@@ -270,6 +271,12 @@ class _Maker:
         """Text, by places in a list of words."""
         codes = self._pa.array(self._np.asarray(places, dtype=self._np.int32), mask=mask)
         return self._pa.DictionaryArray.from_arrays(codes, self._pa.array(words, self._pa.string())).dictionary_decode()
+
+    def _errors(self, errors: Mapping[int, str], count: int) -> Any:
+        """What was raised, by row."""
+        if not errors:
+            return self._pa.nulls(count, self._pa.string())
+        return self._pa.array([errors.get(row) for row in range(count)], self._pa.string())
 
     def _flows(self, flow_ids: Sequence[bytes], count: int) -> Any:
         if not flow_ids:

@@ -83,7 +83,7 @@ class Noted(Observer):
     def __init__(self) -> None:
         self.fates: list[Fate] = []
 
-    def unsent(self, fate: Fate) -> None:
+    def unsent(self, fate: Fate, error: BaseException | None = None) -> None:
         self.fates.append(fate)
 
 

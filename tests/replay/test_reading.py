@@ -340,6 +340,34 @@ def test_what_a_source_does_not_send_is_a_drop_of_its_own(logs: Path) -> None:
     assert log.summary()[["sent", "dropped"]].to_numpy().tolist() == [[2, 2]]
 
 
+def test_of_what_was_given_up_it_is_told_what_was_raised(broker: str, wire: Wire, logs: Path) -> None:
+    def reject(item: bytes) -> bytes:
+        if item == b"2":
+            raise ValueError("2 is none")
+        return item
+
+    def fail(only: bytes) -> bytes:
+        if only == b"3":
+            raise KeyError(3)
+        return only
+
+    with Compute(fail, broker, topic_in=wire.src, topic_out=wire.dst, log_path=logs, on_error="skip") as compute:
+        with DataSource([b"1", b"2", b"3"], broker, "only", reject, topic=wire.src, log_path=logs) as source:
+            next(source)
+            with pytest.raises(ValueError, match="2 is none"):
+                next(source)
+            next(source)
+        wire.send_raw(b"no example")
+        assert [next(compute) for _ in range(3)] == [b"1", None, None]
+    log = replay.load(logs)
+    drops = sorted(log.drops[["operator", "fate", "error"]].itertuples(index=False, name=None))
+    assert drops[0] == ("only", "failed", "ValueError: 2 is none")
+    assert drops[1] == ("worker1", "failed", "KeyError: 3")
+    assert drops[2][:2] == ("worker1", "malformed")
+    assert drops[2][2].startswith("MalformedMessage: ")
+    assert log.examples["error"].isna().tolist() == [True, False, False]
+
+
 def test_of_what_a_source_sent_only_flows_and_urls_are_kept_beside_the_columns(logs: Path) -> None:
     broker = memory_broker()
     for name, flow_id in (("plain", None), ("flows", str)):
