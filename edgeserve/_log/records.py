@@ -64,7 +64,10 @@ class Arrived(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """An arrival that no join saw: malformed (`error` says why), a duplicate, of an unknown source, or gated."""
+    """An arrival that no join saw: malformed, a duplicate, of an unknown source, or dropped by a gate.
+
+    `error` says why it is malformed.
+    """
 
     kind: int
     number: int
@@ -263,7 +266,7 @@ class SentMore(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """An item that a source did not send, and why: `error` is what its gate raised, or what sending it did."""
+    """An item that a source did not hand over to be sent, and why: `error` is what its gate raised, or handing over."""
 
     kind: int
     number: int

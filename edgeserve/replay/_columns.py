@@ -53,6 +53,7 @@ HELD, GIVEN_BACK = -1, -2
 
 _FATE_CODES = {fate.value: code for code, fate in enumerate(FATES)}
 _USED, _SUPERSEDED = FATES.index(Fate.USED), FATES.index(Fate.SUPERSEDED)
+_WITH_ERROR = (FATES.index(Fate.FAILED), FATES.index(Fate.MALFORMED))
 
 # What a task ran on where the record of that is lost, or in a file that is gone: the number of no example.
 _UNKNOWN = (-1,)
@@ -102,7 +103,7 @@ class Columns:
         examples: What it received.
         received_ms, reached_ms, capture_ms: Of each of these.
         fate, fate_ms, uses: What became of each, when, and how often it was used.
-        errors: Why it was given up, by row.
+        errors: Why an example was given up, or is malformed, by its row.
         steps: What was decided and run.
         predictions: What came of that.
         sent: What a source sent; what it says beyond that, by the item's number, is in `sent_more`.
@@ -193,7 +194,7 @@ class Columns:
         at_ms = each.steady_ms + offset_ms
         self._settle(each.number, each.fate, at_ms)
         if each.error is not None:
-            self._reasons[each.number] = each.error
+            self._reasons.setdefault(each.number, each.error)
         self.steps.add(each.number, at_ms, each.fate)
 
     def _take_gate_raised(self, each: GateRaised, offset_ms: float) -> None:
@@ -254,7 +255,7 @@ class Columns:
     def _take_given_up(self, each: GivenUp, offset_ms: float) -> None:
         for number in each.numbers:
             self._settle(number, each.fate, each.steady_ms + offset_ms)
-            self._reasons[number] = each.reason
+            self._reasons.setdefault(number, each.reason)
 
     def _take_asked(self, each: Asked, offset_ms: float) -> None:
         self._given_back.extend(each.given_back)
@@ -359,7 +360,7 @@ class Columns:
             self.fate[forgotten], self.fate_ms[forgotten] = _SUPERSEDED, ms
         rows = self.rows(np.array(list(self._reasons), dtype=np.int64))
         reasons = zip(rows.tolist(), self._reasons.values(), strict=True)
-        self.errors = {row: reason for row, reason in reasons if row >= 0 and self.fate[row] != _USED}
+        self.errors = {row: reason for row, reason in reasons if row >= 0 and self.fate[row] in _WITH_ERROR}
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the examples of these numbers are; -1 where they are not, as their record was lost."""

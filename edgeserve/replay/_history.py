@@ -184,6 +184,7 @@ class History:
         arrivals: By number.
         fates_at_arrival: Of those that no join saw: malformed, duplicate, of an unknown source, gated, failed in
             a gate.
+        errors: Why examples were given up, or are malformed, by number.
         held_at_arrival: Those that no join saw, and that are held: the gate raised, and so did the step.
         servings: The runs of the task that returned, in order.
         made: What came of that, by the numbers of what it was made from.
@@ -203,6 +204,7 @@ class History:
     moments: list[Moment] = field(default_factory=list)
     arrivals: Arrivals = field(default_factory=Arrivals)
     fates_at_arrival: dict[int, Fate] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
     held_at_arrival: frozenset[int] = frozenset()
     servings: list[Serving] = field(default_factory=list)
     made: dict[Numbers, Output] = field(default_factory=dict)
@@ -263,6 +265,8 @@ class History:
 
     def _take_settled(self, record: Settled) -> None:
         self.fates_at_arrival[record.number] = Fate(record.fate)
+        if record.error is not None:
+            self.errors[record.number] = record.error
 
     def _take_decided(self, record: Decided) -> None:
         self._job = record.job or self._job
@@ -297,6 +301,7 @@ class History:
 
     def _take_given_up(self, record: GivenUp) -> None:
         self.given_up.update(record.numbers)
+        self.errors.update(dict.fromkeys(record.numbers, record.reason))
 
     def _take_asked(self, record: Asked) -> None:
         self.given_back.update(record.given_back)

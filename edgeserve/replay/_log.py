@@ -33,8 +33,8 @@ class ReplayLog:
         examples: A row for each example that an operator received. `received_ms` is when the operator took it from the
             broker's client; `reached_ms` when it had reached the node, which is sooner where the operator was busy:
             then it is as long after it was published as the fastest one of its source took. `fate` is what became of
-            it, at `settled_ms` (missing: it is held), `error` what was raised where it was given up; `uses` how often
-            something came of it.
+            it, at `settled_ms` (missing: it is held), `error` what was raised if it was given up, or why it is
+            malformed; `uses` how often something came of it.
         sent: A row for each example that a source sent. `taken_ms` is when its stream yielded it, `handed_ms` when it
             was handed over to be sent.
         steps: A row for each step of an operator. `trigger_id` is the example that arrived (missing: a moment that was
@@ -54,7 +54,7 @@ class ReplayLog:
             the table of predictions.
         drops: The examples that were received and not used, with their fates and errors; `waited_ms` since they had
             reached the node, `age_ms` since they were captured. And the items that sources did not send, which have
-            neither of these times.
+            neither of these times; what the broker refused has no error.
         runs: What each operator's log says of its run. One of them can be given where an operator is.
         clocks: What is known of each two hosts' clocks.
     """

@@ -14,7 +14,7 @@ from edgeserve._core.ids import DerivedIds
 from edgeserve._core.plans import Plan
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel, Unit
 from edgeserve._log.recording import StepLog
-from edgeserve._log.records import DECIDED, RAN, Output, Record
+from edgeserve._log.records import DECIDED, RAN, SETTLED, Output, Record
 from edgeserve._task import check_name
 from edgeserve.errors import UsageError
 from edgeserve.replay._history import Arrival, History, Numbers, record_of, without_payloads
@@ -89,6 +89,8 @@ def _as_read(fields: Sequence[Any]) -> tuple[Any, ...]:
 
 _LISTS = frozenset((list, tuple))
 
+_WITH_ERROR = (Fate.FAILED, Fate.MALFORMED)
+
 
 class Rig:
     """Makes steps of recorded arrivals.
@@ -156,7 +158,8 @@ class Rig:
     def settle(self, arrival: Arrival, fate: Fate, now: Now) -> None:
         """An arrival that no join sees."""
         self.clock.time = now
-        self.log.settled(arrival.example(Parcel(None), b""), fate)
+        error = self._history.errors.get(arrival.number) if fate in _WITH_ERROR else None
+        self.kept.add((SETTLED, arrival.number, fate.value, now.steady_ms, error))
 
     def note_given_back(self, arrival: Arrival, now: Now) -> None:
         """An arrival that the broker was to deliver again, so that no join is to see it."""

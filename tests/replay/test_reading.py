@@ -366,6 +366,8 @@ def test_of_what_was_given_up_it_is_told_what_was_raised(broker: str, wire: Wire
     assert drops[2][:2] == ("worker1", "malformed")
     assert drops[2][2].startswith("MalformedMessage: ")
     assert log.examples["error"].isna().tolist() == [True, False, False]
+    for again in (replay.run(log), replay.run(log, task_ms="recorded")):
+        assert again.examples["error"].tolist()[1:] == log.examples["error"].tolist()[1:]
 
 
 def test_of_what_a_source_sent_only_flows_and_urls_are_kept_beside_the_columns(logs: Path) -> None:
