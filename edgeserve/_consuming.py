@@ -23,6 +23,7 @@ from edgeserve._core.clock import pause_ms
 from edgeserve._core.flows import message_key
 from edgeserve._core.ledger import Ledger, Stats
 from edgeserve._core.plans import Plan
+from edgeserve._core.reasons import malformed_reason
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome, Parcel
 from edgeserve._deduplicate import Deduplicate
 from edgeserve._interrupts import interruptibly, raise_noted
@@ -333,9 +334,8 @@ class Consuming(Operator[T]):
         if arrival.fate is not None:
             if arrival.malformed is not None:
                 self._notices.malformed(arrival)
-                self._or_again(
-                    arrival, partial(self._giving_up.bury, arrival, f"MalformedMessage: {arrival.malformed}")
-                )
+                reason = malformed_reason(arrival.malformed)
+                self._or_again(arrival, partial(self._giving_up.bury, arrival, reason))
             self._release(())  # it may have been the last of its message
             return False
         if self._served is not None and self._or_again(arrival, partial(self._was_served, self._served, arrival)):

@@ -15,7 +15,7 @@ from edgeserve._core.clock import Clock, Now, steady_ms_of, steady_s_of
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.ledger import Stats
 from edgeserve._core.observing import Observer
-from edgeserve._core.reasons import reason_of, shortened
+from edgeserve._core.reasons import malformed_reason, reason_of, shortened
 from edgeserve._core.step import Decision, Example, Fate, Job, Outcome
 from edgeserve._log.folder import LogPath
 from edgeserve._log.records import (
@@ -38,7 +38,6 @@ from edgeserve._log.records import (
     Served,
 )
 from edgeserve._log.writer import EXAMPLE_BYTES, RECORD_BYTES
-from edgeserve.errors import MalformedMessage
 
 _NO_ID = bytes(ID_SIZE)
 _FIRST = (0,)
@@ -180,7 +179,7 @@ class StepLog(Observer):
         """An arrival was settled before a join saw it."""
         error = None
         if example.malformed is not None:
-            error = shortened(f"{MalformedMessage.__name__}: {example.malformed}")
+            error = shortened(malformed_reason(example.malformed))
         self._add((SETTLED, example.number, fate.value, self.steady_ms(), error), RECORD_BYTES + len(error or ""))
 
     def gate_raised(self, example: Example, error: BaseException) -> None:

@@ -53,7 +53,11 @@ HELD, GIVEN_BACK = -1, -2
 
 _FATE_CODES = {fate.value: code for code, fate in enumerate(FATES)}
 _USED, _SUPERSEDED = FATES.index(Fate.USED), FATES.index(Fate.SUPERSEDED)
-_WITH_ERROR = (FATES.index(Fate.FAILED), FATES.index(Fate.MALFORMED))
+
+WITH_ERROR = (Fate.FAILED, Fate.MALFORMED)
+"""The fates of what something was raised about."""
+
+_WITH_ERROR = tuple(map(FATES.index, WITH_ERROR))
 
 # What a task ran on where the record of that is lost, or in a file that is gone: the number of no example.
 _UNKNOWN = (-1,)

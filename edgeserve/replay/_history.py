@@ -266,7 +266,7 @@ class History:
     def _take_settled(self, record: Settled) -> None:
         self.fates_at_arrival[record.number] = Fate(record.fate)
         if record.error is not None:
-            self.errors[record.number] = record.error
+            self.errors.setdefault(record.number, record.error)
 
     def _take_decided(self, record: Decided) -> None:
         self._job = record.job or self._job
@@ -301,7 +301,8 @@ class History:
 
     def _take_given_up(self, record: GivenUp) -> None:
         self.given_up.update(record.numbers)
-        self.errors.update(dict.fromkeys(record.numbers, record.reason))
+        for number in record.numbers:
+            self.errors.setdefault(number, record.reason)
 
     def _take_asked(self, record: Asked) -> None:
         self.given_back.update(record.given_back)

@@ -18,9 +18,6 @@ class IdIndex:
 
     Args:
         ids: A column of ids as text; it may miss some.
-
-    Attributes:
-        rows: The first row of each of them, in order.
     """
 
     def __init__(self, ids: pd.Series) -> None:
@@ -29,20 +26,21 @@ class IdIndex:
         encoded = self._texts(ids).dictionary_encode()
         self._known = encoded.dictionary
         self._codes: NDArray[np.int64] = self._codes_of(encoded.indices)
-        self.rows: NDArray[np.int64] = self._np.empty(len(self._known), dtype=self._np.int64)
+        # The first row of each of them.
+        self._rows: NDArray[np.int64] = self._np.empty(len(self._known), dtype=self._np.int64)
         there = self._np.flatnonzero(self._codes >= 0)[::-1]
-        self.rows[self._codes[there]] = there  # the first one is written last
+        self._rows[self._codes[there]] = there  # the first one is written last
 
     def find(self, ids: pd.Series) -> NDArray[np.int64]:
         """The first row of each of these; -1 for those that are nowhere."""
-        if not len(self.rows):
+        if not len(self._rows):
             return self._np.full(len(ids), -1, dtype=self._np.int64)  # type: ignore[no-any-return]
         codes = self._codes_of(require("pyarrow.compute", "replay", PURPOSE).index_in(self._texts(ids), self._known))
-        return self._np.where(codes >= 0, self.rows[codes], -1)  # type: ignore[no-any-return]
+        return self._np.where(codes >= 0, self._rows[codes], -1)  # type: ignore[no-any-return]
 
     def is_repeated(self) -> NDArray[np.bool_]:
         """Of each row, whether its id is in another one as well."""
-        if len(self.rows) in (0, len(self._codes)):
+        if len(self._rows) in (0, len(self._codes)):
             return self._np.zeros(len(self._codes), dtype=bool)  # type: ignore[no-any-return]
         counts = self._np.bincount(self._codes[self._codes >= 0], minlength=len(self._known))
         return (self._codes >= 0) & (counts[self._codes] > 1)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from edgeserve._log.recording import StepLog
 from edgeserve._log.records import DECIDED, RAN, SETTLED, Output, Record
 from edgeserve._task import check_name
 from edgeserve.errors import UsageError
+from edgeserve.replay._columns import WITH_ERROR
 from edgeserve.replay._history import Arrival, History, Numbers, record_of, without_payloads
 from edgeserve.replay._tools import Tools
 
@@ -89,8 +90,6 @@ def _as_read(fields: Sequence[Any]) -> tuple[Any, ...]:
 
 _LISTS = frozenset((list, tuple))
 
-_WITH_ERROR = (Fate.FAILED, Fate.MALFORMED)
-
 
 class Rig:
     """Makes steps of recorded arrivals.
@@ -158,7 +157,7 @@ class Rig:
     def settle(self, arrival: Arrival, fate: Fate, now: Now) -> None:
         """An arrival that no join sees."""
         self.clock.time = now
-        error = self._history.errors.get(arrival.number) if fate in _WITH_ERROR else None
+        error = self._history.errors.get(arrival.number) if fate in WITH_ERROR else None
         self.kept.add((SETTLED, arrival.number, fate.value, now.steady_ms, error))
 
     def note_given_back(self, arrival: Arrival, now: Now) -> None:

@@ -81,25 +81,23 @@ class _Ways:
         self._spreads_ms = numbers(predictions["spread_ms"])
         self.finished_ms = numbers(predictions["finished_ms"])
         parents = self.made.find(predictions["last_input_id"])
-        self.shifts_ms = self._shifts(predictions, parents)
+        sendings = self._sources.find(predictions["last_input_id"])
+        self.shifts_ms = self._shifts(parents, sendings)
         self.captured_ms = numbers(predictions["capture_ms"]) + self.shifts_ms
-        transfer_ms, queueing_ms = self._last_hop(predictions, parents, self.captured_ms)
+        transfer_ms, queueing_ms = self._last_hop(predictions, parents, sendings, self.captured_ms)
         # A model's output has the capture time of its data, which may have waited for a later signal.
         waited_ms = np.where(parents >= 0, _taken(self.captured_ms, parents) - self.captured_ms, 0.0)
         compute_ms = self.finished_ms - numbers(predictions["started_ms"])
         self._spent = self._sums([transfer_ms, queueing_ms + waited_ms, compute_ms], parents)
         self.compute_ms = self._spent[-1]
 
-    def _of_sources(self, rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-        """What is known of the last inputs that sources sent; NaN of others."""
-        return _taken(numbers(self._sent[column]), self._sources.find(rows["last_input_id"]))
-
-    def _shifts(self, rows: pd.DataFrame, parents: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _shifts(self, parents: NDArray[np.int64], sendings: NDArray[np.int64]) -> NDArray[np.float64]:
         """What is added to the capture times: they are by the clock of the source's host."""
         np = self._np
-        if not numbers(self._sent["clock_shift_ms"]).any():
-            return np.zeros(len(rows))  # type: ignore[no-any-return]
-        shifts = np.nan_to_num(self._of_sources(rows, "clock_shift_ms"))
+        known = numbers(self._sent["clock_shift_ms"])
+        if not known.any():
+            return np.zeros(len(parents))  # type: ignore[no-any-return]
+        shifts = np.nan_to_num(_taken(known, sendings))
         for _ in range(_LONGEST_CHAIN):
             inherited = np.where(parents >= 0, shifts[parents], shifts)
             if (inherited == shifts).all():
@@ -108,15 +106,19 @@ class _Ways:
         return shifts  # type: ignore[no-any-return]
 
     def _last_hop(
-        self, rows: pd.DataFrame, parents: NDArray[np.int64], captured_ms: NDArray[np.float64]
+        self,
+        rows: pd.DataFrame,
+        parents: NDArray[np.int64],
+        sendings: NDArray[np.int64],
+        captured_ms: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How long the last inputs of some rows were on their way from where they were made, and how long they waited.
 
         They waited here, until the task was started, and at a source before they were sent. `parents` are the
-        predictions that they are; -1 for what no operator of the log made.
+        predictions that they are, -1 for what no operator of the log made; `sendings` those of sources, likewise.
         """
         np = self._np
-        handed_ms = self._of_sources(rows, "handed_ms")
+        handed_ms = _taken(numbers(self._sent["handed_ms"]), sendings)
         handed_ms = np.where(np.isnan(handed_ms), captured_ms, handed_ms)
         left_ms = np.where(parents >= 0, _taken(self.finished_ms, parents), handed_ms)
         reached_ms = numbers(rows["reached_ms"])
@@ -142,9 +144,10 @@ class _Ways:
         """How late each use was, from the capture of the last input of what was used, and where the time went."""
         np = self._np
         parents = self.made.find(uses["last_input_id"])
-        own_ms = numbers(uses["capture_ms"]) + np.nan_to_num(self._of_sources(uses, "clock_shift_ms"))
+        sendings = self._sources.find(uses["last_input_id"])
+        own_ms = numbers(uses["capture_ms"]) + np.nan_to_num(_taken(numbers(self._sent["clock_shift_ms"]), sendings))
         captured_ms = np.where(parents >= 0, _taken(self.captured_ms, parents), own_ms)
-        transfer_ms, queueing_ms = self._last_hop(uses, parents, captured_ms)
+        transfer_ms, queueing_ms = self._last_hop(uses, parents, sendings, captured_ms)
         before = [np.where(parents >= 0, _taken(each, parents), 0.0) for each in self._spent]
         late_ms = numbers(uses["started_ms"]) - captured_ms
         spread_ms = np.where(parents >= 0, _taken(self._spreads_ms, parents), 0.0)

@@ -23,6 +23,8 @@ CAP = 32_000_000
 # What is fetched ahead is 200 messages of up to 256 KiB; what is on its way, 4000 examples.
 MOST_GROWTH_BYTES = 100_000_000
 STEADY_BYTES = 20_000_000
+WINDOWS = 3
+ROLES = ("sink", "compute", "source")
 
 
 @pytest.fixture
@@ -56,29 +58,27 @@ def resident_bytes(member: Member) -> int:
 
 
 @pytest.mark.usefixtures("tidy")
-@pytest.mark.parametrize(
-    ("duration_s", "is_steady"),
-    # In its first seconds a process may still be filling what it may hold: the broker says when.
-    [(7, False), pytest.param(60, True, marks=[pytest.mark.long, pytest.mark.timeout(240)])],
-)
-def test_no_process_grows_behind_a_slow_sink(
-    capped: str, wire: Wire, crew: Crew, duration_s: float, is_steady: bool
-) -> None:
+@pytest.mark.parametrize("duration_s", [7, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(240)])])
+def test_no_process_grows_behind_a_slow_sink(capped: str, wire: Wire, crew: Crew, duration_s: float) -> None:
     members = [
         crew.start("sink", broker=capped, topic=wire.dst, work_ms=1),
         crew.start("compute", broker=capped, topic_in=wire.src, topic_out=wire.dst),
         crew.start("source", broker=capped, topic=wire.src, size=KILOBYTE, note_every=100),
     ]
     at_first = [resident_bytes(member) for member in members]
-    samples: list[list[int]] = [[] for _ in members]
-    until_s = time.monotonic() + duration_s
-    while time.monotonic() < until_s:
-        for member, found in zip(members, samples, strict=True):
-            assert member.process.poll() is None
-            found.append(resident_bytes(member))
-        time.sleep(0.02)
-    assert members[0].lines() > 1000
-    for role, first, found in zip(("sink", "compute", "source"), at_first, samples, strict=True):
-        assert max(found) - first < MOST_GROWTH_BYTES, role
-        if is_steady:
-            assert max(found) - max(found[: len(found) // 2]) < STEADY_BYTES, f"{role} grows"
+    # In its first seconds a process may still be filling what it may hold: then the seconds that follow are judged.
+    for _ in range(WINDOWS):
+        samples: list[list[int]] = [[] for _ in members]
+        until_s = time.monotonic() + duration_s
+        while time.monotonic() < until_s:
+            for member, found in zip(members, samples, strict=True):
+                assert member.process.poll() is None
+                found.append(resident_bytes(member))
+            time.sleep(0.02)
+        assert members[0].lines() > 1000
+        for role, first, found in zip(ROLES, at_first, samples, strict=True):
+            assert max(found) - first < MOST_GROWTH_BYTES, role
+        grown = [max(found) - max(found[: len(found) // 2]) for found in samples]
+        if max(grown) < STEADY_BYTES:
+            break
+    assert max(grown) < STEADY_BYTES, dict(zip(ROLES, grown, strict=True))

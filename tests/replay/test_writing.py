@@ -217,8 +217,11 @@ def test_sources_of_every_kind_write_logs(memory: str, logs: Path, tmp_path: Pat
         with source:
             assert len(list(source)) == 2
     assert [file.suffix for file in logs.iterdir()] == [".datasource"] * 4
-    sent = replay.load(logs).sent["operator"]  # runs that begin in the same ms are in no order
-    assert sorted(sent) == sorted(source.name for source in sources for _ in range(2))
+    log = replay.load(logs)
+    assert [run.started_ms for run in log.runs] == sorted(run.started_ms for run in log.runs)
+    # Those that begin in the same ms are in no order.
+    assert sorted(run.operator for run in log.runs) == sorted(source.name for source in sources)
+    assert log.sent["operator"].tolist() == [run.operator for run in log.runs for _ in range(2)]
 
 
 def test_the_log_names_the_packages_version_where_nothing_is_installed(
