@@ -103,11 +103,13 @@ def unpack_signed(payload: bytes) -> Signed:
         raise ScriptRefused("it is damaged: the SHA-256 of the script is none")
     if not isinstance(signature, bytes) or len(signature) != _SIGNATURE_BYTES:
         raise ScriptRefused("it is damaged: its signature is none")
-    if isinstance(content, bytes) and "script" in fields:
-        return Signed(signed_ms, sha256, signature, script=content)
-    if isinstance(content, str) and "script" not in fields:
-        return Signed(signed_ms, sha256, signature, stored=fields.get("stored"), url=fields.get("url"))
-    raise ScriptRefused(f"it is damaged: its {places[0]} is none")
+    if not isinstance(content, bytes if places[0] == "script" else str):
+        raise ScriptRefused(f"it is damaged: its {places[0]} is none")
+    signed = Signed(**fields)
+    if signed.packed() != payload:
+        # The same values can be written in other ways, which no sender does.
+        raise ScriptRefused("it was altered: it is not written as its sender writes it")
+    return signed
 
 
 class Signer:

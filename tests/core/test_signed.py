@@ -110,6 +110,18 @@ def test_a_payload_that_was_changed_anywhere_is_refused(data: st.DataObject) -> 
         check_packed(bytes(packed))
 
 
+def test_the_same_values_written_in_another_way_are_refused() -> None:
+    packed = signed(signed_ms=1000).packed()
+    fields = msgpack.unpackb(packed[len(MAGIC) :])
+    as_signed_number = packed.replace(b"\xcd\x03\xe8", b"\xd1\x03\xe8")
+    in_another_order = MAGIC + msgpack.packb(dict(reversed(fields.items())))
+    for other in (as_signed_number, in_another_order):
+        assert other != packed
+        assert msgpack.unpackb(other[len(MAGIC) :]) == fields
+        with pytest.raises(ScriptRefused, match="not written as its sender writes it"):
+            unpack_signed(other)
+
+
 @given(st.one_of(st.binary(max_size=100), st.binary(max_size=100).map(lambda data: MAGIC + data)))
 def test_any_other_bytes_are_refused(payload: bytes) -> None:
     with pytest.raises(ScriptRefused):
