@@ -6,6 +6,7 @@ import enum
 import logging
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -47,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): skip on the brokers that do not have this ability")
+    # A shell that starts us in the background has Ctrl-C ignored, also by all processes that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     is_wanted = config.getoption("--apache-pulsar") and not config.getoption("--collect-only")
     if is_wanted and ADDRESS not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="edgeserve-apache-pulsar-")

@@ -129,14 +129,17 @@ def test_on_a_terminal_it_goes_on_until_it_is_interrupted(pipeline: subprocess.P
     environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
         os.close(its)
-        seen = b""
-        while b"display" not in seen:
-            seen += os.read(ours, 4096)
-        process.send_signal(signal.SIGINT)
-        while b"interrupted" not in seen:
-            seen += os.read(ours, 4096)
-        assert process.wait(30) == 130
-    os.close(ours)
+        try:
+            seen = b""
+            while b"display" not in seen:
+                seen += os.read(ours, 4096)
+            process.send_signal(signal.SIGINT)
+            while b"interrupted" not in seen:
+                seen += os.read(ours, 4096)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 @pytest.mark.parametrize("width", [80, 200])
