@@ -2,22 +2,19 @@
 
 A step takes one arriving example, or a moment that was waited for. Its first half, the join's, says which inputs are
 settled, what the task is to run on, and when to step again; the second, the work's, says what to send. Between them
-the base runs the task; around them it waits, counts, sends and acknowledges. An input is acknowledged when nothing
-holds it any more and the outputs made from it are confirmed.
+the base runs the task; around them it waits (`Receiving`), counts, sends and acknowledges. An input is acknowledged
+when nothing holds it any more and the outputs made from it are confirmed.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeserve._broker.base import Share
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.dead_letters import DeadLetters
-from edgeserve._broker.inbox import Inbox
 from edgeserve._claims import claim, give_back
 from edgeserve._core.clock import pause_ms
 from edgeserve._core.flows import message_key
@@ -30,10 +27,10 @@ from edgeserve._interrupts import interruptibly, raise_noted
 from edgeserve._log.opening import open_log
 from edgeserve._log.recording import LogTarget, StepLog
 from edgeserve._logging import logger
-from edgeserve._notices import Notices
 from edgeserve._on_error import ErrorPolicy
-from edgeserve._operator import End, Life, Operator
+from edgeserve._operator import End, Life
 from edgeserve._ports import Inputs, Outputs, Values, Work
+from edgeserve._receiving import Receiving
 from edgeserve._recovery import UNSERVED, GivingUp, Recovery
 from edgeserve._sending import Sending
 from edgeserve._tracing import step_tracing
@@ -50,11 +47,8 @@ _log = logger("operator")
 # What was given up has a record of its own.
 _LOGGED_OTHERWISE = (None, Fate.FAILED)
 
-# Flows come in messages of their own, of which so many are taken in at a time.
-_OPENED_AT_ONCE = 32
 
-
-class Consuming(Operator[T]):
+class Consuming(Receiving[T]):
     """The base of operators that receive. They bring a plan of their join, and their work."""
 
     _serves_batches = False
@@ -62,14 +56,6 @@ class Consuming(Operator[T]):
     _escalates_by: int | None = None
     """The output by which examples go on to the next model of a cascade."""
 
-    # When to step again without an arrival: as something is to be served, and as it is to be looked at.
-    _wake_steady_ms: float | None = None
-    _look_steady_ms: float | None = None
-    # Since when nothing has come, and when that has been for too long.
-    _idle_from_ms: float | None = None
-    _over_steady_ms: float | None = None
-    _is_over = False
-    _tenure: int | None = None
     _served: ServedIds | None = None
 
     def __init__(
@@ -87,24 +73,19 @@ class Consuming(Operator[T]):
         deduplicate: Deduplicate | None = None,
     ) -> None:
         """Open what it takes."""
-        super().__init__(name, life)
+        super().__init__(name, life, inputs, Ledger(merges_copies=self._merges_copies))
         self._plan = plan
         self._work = work
         self._join = plan.make()
         self._full = self._join.full
-        self._inputs = inputs
         self._sources = inputs.sources
         self._values = values
         values.on_fetched = self._fetched
         self._errors = errors
-        self._ledger = Ledger(merges_copies=self._merges_copies)
         self._batches: dict[int, int] = {}
         self._batches_run = 0
-        # What came in messages that were opened, and no step has taken yet.
-        self._arrivals: deque[Example] = deque()
-        # What of it was served, where examples are served as they come.
+        # What of a message was served, where examples are served as they come.
         self._served_of_message: list[Example] = []
-        self._notices = Notices(name)
         with self._parts as opening:  # closes what is open already when the rest fails
             opening.callback(self._tell_the_end)  # last: what the others do is counted
             opening.callback(self._notices.close)
@@ -115,9 +96,7 @@ class Consuming(Operator[T]):
             opening.callback(give_back, subscribed, inputs.work)
             opening.callback(self._close_flushed, values.route)  # last: its deletes follow acknowledgements
             connection = self._lease.connection
-            consumer = connection.consumer(inputs.topics, inputs.subscription, inputs.share, inputs.queue_size)
-            self._inbox = Inbox(consumer, inputs.roles, inputs.header_size)
-            opening.callback(self._inbox.close)
+            self._open_inbox(opening, connection)
             if deduplicate is not None:
                 from edgeserve._served_ids import ServedIds  # and with it SQLite
 
@@ -144,9 +123,6 @@ class Consuming(Operator[T]):
         sends = f", sends to {', '.join(topics_out)}" if outputs else ""
         ports = f"reads {', '.join(inputs.topics)} of {self._lease.address} as {inputs.subscription!r}{sends}"
         self._opened(ports, inputs.topics, topics_out, self._queue_length)
-
-    def _queue_length(self) -> int:
-        return len(self._arrivals) + self._inbox.unopened
 
     def _open_log(self, target: LogTarget, topics_out: Sequence[str]) -> None:
         topics_in = self._inputs.topics
@@ -264,60 +240,10 @@ class Consuming(Operator[T]):
             self._inbox.ask(decision.asked)
 
     def _wait(self) -> bool:
-        """Wait for a message, and open it, or for the moment to wake or the end. Whether a message came."""
+        """Wait for a message or a moment, once all is told and released that there is."""
         self._raise_failure()
         self._release(())  # the last of a message may have raised
-        self._answer_asks()
-        until_ms = self._until_steady_ms()
-        self._is_over = False
-        while not self._is_stopping:
-            slice_ms = self._clock.slice_ms(until_ms)
-            if self._inbox.fill(slice_ms):
-                self._idle_from_ms = None
-                if self._inbox.tenure != self._tenure:
-                    self._begin_tenure()
-                self._take_next(_OPENED_AT_ONCE if self._inputs.share is Share.KEY else 1)
-                return True
-            if until_ms is not None and self._clock.now().steady_ms >= until_ms:
-                self._is_over = until_ms == self._over_steady_ms
-                if self._is_over:
-                    self._idle_from_ms = None  # whoever iterates again waits as long again
-                return False
-            self._answer_asks()
-            self._notices.standing_by(is_active=self._inbox.is_active)
-            raise_noted()
-            self._raise_failure()
-        self._is_over = True
-        return False
-
-    def _until_steady_ms(self) -> float | None:
-        """Until when to wait: until something is to be served, or looked at, or nothing has come for too long."""
-        self._over_steady_ms = None
-        if self._wake_steady_ms is not None:
-            self._idle_from_ms = None
-        elif self._life.idle_timeout_ms is not None:
-            if self._idle_from_ms is None:
-                self._idle_from_ms = self._clock.now().steady_ms
-            self._over_steady_ms = self._idle_from_ms + self._life.idle_timeout_ms
-        moments = (self._wake_steady_ms, self._look_steady_ms, self._over_steady_ms)
-        return min([moment for moment in moments if moment is not None], default=None)
-
-    def _answer_asks(self) -> None:
-        """Give back what other replicas wait for."""
-
-    def _take_next(self, at_most: int = 1) -> None:
-        """Open the messages that came first."""
-        opened = self._open_one()
-        while len(opened) < at_most and self._inbox.has_more:
-            opened += self._open_one()
-        self._ledger.receive(opened)
-        self._arrivals.extend(opened)
-
-    def _open_one(self) -> list[Example]:
-        opened = self._inbox.open_next()
-        if (observer := self._observer) is not None:
-            observer.received(opened)
-        return opened
+        return super()._wait()
 
     def _begin_tenure(self) -> None:
         """Start with nothing, if others had the subscription meanwhile."""
@@ -327,7 +253,6 @@ class Consuming(Operator[T]):
             self._join = self._plan.make()
             if (observer := self._observer) is not None:
                 observer.began_anew()
-        self._tenure = self._inbox.tenure
 
     def _admit(self, arrival: Example) -> bool:
         """Take one arrival in. False if that settles it."""

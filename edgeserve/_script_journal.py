@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from edgeserve._core.signed import ScriptRefused
-from edgeserve.address import data_folder
+from edgeserve._journal_file import open_journal
 from edgeserve.errors import EdgeServeError
 
 _SCHEMA = """
@@ -78,18 +76,15 @@ class ScriptJournal:
     def __init__(self, topic: str, worker_id: str, max_age_ms: float, *, in_memory: bool) -> None:
         self._max_age_ms = max_age_ms
         self._pid = os.getpid()
-        # Not by the broker's address: there are several ways to write it, and a replay may come by each.
-        name = hashlib.sha256(repr((topic, worker_id)).encode("utf-8", "replace")).hexdigest()[:24]
-        path: str | Path = ":memory:" if in_memory else data_folder() / "scripts" / f"{name}.db"
-        try:
-            if isinstance(path, Path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL").fetchall()
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise EdgeServeError(f"a worker notes which scripts it has started in {path}: {error}") from error
+        self._database = open_journal(
+            "scripts",
+            # Not by the broker's address: there are several ways to write it, and a replay may come by each.
+            (topic, worker_id),
+            _SCHEMA,
+            purpose="a worker notes which scripts it has started",
+            in_memory=in_memory,
+            synchronous="FULL",
+        )
 
     def find(self, script_id: bytes) -> Earlier | None:
         """What is known of a script; None if nothing is.

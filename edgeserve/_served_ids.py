@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
-from pathlib import Path
 
 from edgeserve._deduplicate import Deduplicate
-from edgeserve.address import data_folder
+from edgeserve._journal_file import open_journal
 from edgeserve.errors import EdgeServeError
 
 _SCHEMA = """
@@ -30,19 +28,14 @@ class ServedIds:
         self._limits = limits
         self._pid = os.getpid()
         self._since_removal = 0
-        name = hashlib.sha256(repr((address, sorted(topics), sink_id)).encode("utf-8", "replace")).hexdigest()[:24]
-        path: str | Path = ":memory:"
-        if not address.startswith("local://:memory:"):
-            path = data_folder() / "served" / f"{name}.db"
-        try:
-            if isinstance(path, Path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL").fetchall()
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise EdgeServeError(f"deduplicate= keeps the ids that were served in {path}: {error}") from error
+        self._database = open_journal(
+            "served",
+            (address, sorted(topics), sink_id),
+            _SCHEMA,
+            purpose="deduplicate= keeps the ids that were served",
+            in_memory=address.startswith("local://:memory:"),
+            synchronous="OFF",
+        )
 
     def has(self, example_id: bytes, wall_ms: int) -> bool:
         """Whether it was served, within the bounds.

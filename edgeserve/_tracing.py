@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeserve._broker.base import Message
-from edgeserve._broker.outbox import message_of
+from edgeserve._broker.shipping import message_of
 from edgeserve._core.observing import Observer
 from edgeserve._core.packs import Entry
 from edgeserve._core.reasons import reason_of

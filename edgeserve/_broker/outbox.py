@@ -16,7 +16,7 @@ from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
 from edgeserve._broker.in_flight import Failures, InFlight
-from edgeserve._broker.marks import MARKED_PACK_FORM, PACK, PACK_FORM, URL
+from edgeserve._broker.shipping import NO_MARKS, Leaving, Shipper, take
 from edgeserve._core import packs
 from edgeserve._core.clock import steady_ms
 from edgeserve._core.packs import Entry
@@ -32,30 +32,11 @@ _log = logger("outbox")
 _SLICE_S = 0.2
 # A broker that is merely slow makes room sooner.
 _SAID_AFTER_SLICES = 10
-# What an entry of a pack takes beside the example itself, at most.
-_ENTRY_BYTES = 15
 # Below so many sends, or examples, that are unconfirmed, what comes leaves at once. Packs that are not full cost the
 # broker as much as full ones, so that more of them are sent only where they can't get larger.
 _FEW_SENDS = 2
 _FEW_EXAMPLES = 4
 _SETTLED_TOGETHER = 32
-_NO_MARKS: Mapping[str, str] = {}
-
-
-def message_of(entry: Entry, marks: Mapping[str, str] = _NO_MARKS) -> Message:
-    """An example as a message of its own."""
-    return Message(entry[0], entry[1], None, {**marks, URL: "1"} if len(entry) > packs.UNMARKED else marks)
-
-
-class _Leaving(Generic[Token]):
-    """What leaves in one send: one message, or examples; the token of each; and their bytes."""
-
-    __slots__ = ("size", "tokens", "what")
-
-    def __init__(self, what: list[Entry | Message], tokens: list[Token], size: int) -> None:
-        self.what = what
-        self.tokens = tokens
-        self.size = size
 
 
 class Outbox(Generic[Token]):
@@ -85,7 +66,7 @@ class Outbox(Generic[Token]):
         on_dropped: Callable[[Sequence[Token]], None] | None = None,
         on_failed: Callable[[Sequence[Token]], None] | None = None,
         packing: bool = True,
-        marks: Mapping[str, str] = _NO_MARKS,
+        marks: Mapping[str, str] = NO_MARKS,
         limits: InFlight | None = None,
     ) -> None:
         self._producer = producer
@@ -93,10 +74,7 @@ class Outbox(Generic[Token]):
         self._on_confirmed = on_confirmed
         self._on_dropped = on_dropped
         self._on_failed = on_failed
-        self._packing = packing
-        self._marks = marks
-        self._pack_marks = {**marks, PACK: PACK_FORM}
-        self._marked_pack_marks = {**marks, PACK: MARKED_PACK_FORM}
+        self._shipper = Shipper(producer, marks, packing=packing)
         self._limits = limits if limits is not None else InFlight()
         self._max_pack_bytes = packs.MAX_BYTES
         self._lock = threading.Lock()
@@ -314,7 +292,8 @@ class Outbox(Generic[Token]):
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
                 if not self._may_leave():
                     return
-                leaving = self._take_what_leaves()
+                leaving = take(self._waiting, self._tokens, self._max_pack_bytes)
+                self._waiting_bytes -= leaving.size
                 self._sends += 1
                 self._is_draining = True
             try:
@@ -331,45 +310,16 @@ class Outbox(Generic[Token]):
                     if self._watchers:
                         self._changed.notify_all()
 
-    def _take_what_leaves(self) -> _Leaving[Token]:
-        """What waits first, and what after it fits into one pack with it. With the lock."""
-        waiting = self._waiting
-        first = waiting.popleft()
-        what, size = [first], len(first[0])
-        if not isinstance(first, Message):
-            room = self._max_pack_bytes - size - _ENTRY_BYTES
-            while waiting and len(what) < packs.MAX_EXAMPLES and not isinstance(waiting[0], Message):
-                next_size = len(waiting[0][0])
-                room -= next_size + _ENTRY_BYTES
-                if room < 0:
-                    break
-                size += next_size
-                what.append(waiting.popleft())
-        self._waiting_bytes -= size
-        return _Leaving(what, [self._tokens.popleft() for _ in what], size)
-
-    def _leave(self, leaving: _Leaving[Token]) -> None:
+    def _leave(self, leaving: Leaving[Token]) -> None:
         def confirmed(error: BrokerError | None) -> None:
             self._settle(leaving, error)
             self._drain()
             if error is None:
                 self._on_confirmed(leaving.tokens)
 
-        first = leaving.what[0]
-        if isinstance(first, Message):
-            self._producer.send(first, confirmed)
-            return
-        entries = cast("list[Entry]", leaving.what)  # a message of its own leaves alone
-        if not self._packing:
-            self._producer.send_together([message_of(entry, self._marks) for entry in entries], confirmed)
-        elif len(entries) == 1:
-            self._producer.send(message_of(first, self._marks), confirmed)
-        else:
-            marks = self._marked_pack_marks if max(map(len, entries)) > packs.UNMARKED else self._pack_marks
-            newest_ms = max([entry[1] for entry in entries])
-            self._producer.send(Message(packs.pack(entries), newest_ms, None, marks), confirmed)
+        self._shipper.ship(leaving.what, confirmed)
 
-    def _settle(self, settled: _Leaving[Token], error: Exception | None, *, is_own: bool = False) -> None:
+    def _settle(self, settled: Leaving[Token], error: Exception | None, *, is_own: bool = False) -> None:
         """Count a message out that is stored, or was refused."""
         count = len(settled.what)
         with self._lock:
@@ -386,7 +336,7 @@ class Outbox(Generic[Token]):
         if error is not None and self._on_failed is not None:
             self._on_failed(settled.tokens)
 
-    def _comes_again(self, leaving: _Leaving[Token], error: Exception) -> bool:
+    def _comes_again(self, leaving: Leaving[Token], error: Exception) -> bool:
         """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
         if len(leaving.what) == 1 or not isinstance(error, PayloadTooLarge):
             return False

@@ -20,7 +20,7 @@ from edgeserve._broker.base import Confirmed, Consumer, Delivery, Message, Produ
 from edgeserve._broker.confirmations import ConfirmedTogether
 from edgeserve._broker.connections import ConnectionLease
 from edgeserve._broker.marks import MARKED_PACK_FORM, PACK
-from edgeserve._broker.outbox import message_of
+from edgeserve._broker.shipping import message_of
 from edgeserve._core import packs
 from edgeserve._core.checks import check_count
 from edgeserve._core.clock import steady_ms

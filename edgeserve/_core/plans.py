@@ -11,7 +11,8 @@ from typing import ClassVar, Literal, Protocol
 
 from edgeserve._core.batches import Batching, BatchJoin
 from edgeserve._core.flows import DATA, MAX_BYTES, MAX_FLOWS, SIGNAL, FlowJoin, FlowPolicy
-from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
+from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NoJoin
+from edgeserve._core.nearest_join import NearestJoin
 from edgeserve.errors import UsageError
 
 ONLY = "example"

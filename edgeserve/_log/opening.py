@@ -14,8 +14,8 @@ from edgeserve._core.clock import Clock
 from edgeserve._core.kinds import kinds_of
 from edgeserve._core.plans import Plan
 from edgeserve._log.folder import LogFiles, LogFolder, stem_of
+from edgeserve._log.head import SUFFIXES, Head
 from edgeserve._log.recording import LogTarget
-from edgeserve._log.records import SUFFIXES, Head
 from edgeserve._log.writer import LogWriter
 from edgeserve._version import __version__
 from edgeserve.errors import UsageError

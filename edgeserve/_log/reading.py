@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgpack
 import xxhash
 
-from edgeserve._log.records import SCHEMA, SUFFIXES, Head
+from edgeserve._log.head import SCHEMA, SUFFIXES, Head
 from edgeserve._log.writer import FORMAT
 from edgeserve.errors import UsageError
 

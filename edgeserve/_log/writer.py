@@ -17,7 +17,8 @@ import xxhash
 from edgeserve._core.clock import Clock
 from edgeserve._core.reasons import reason_of
 from edgeserve._log.folder import LogFiles
-from edgeserve._log.records import LOST, SCHEMA, Head
+from edgeserve._log.head import SCHEMA, Head
+from edgeserve._log.records import LOST
 from edgeserve._logging import Seldom, logger
 
 FORMAT = "edgeserve replay log"

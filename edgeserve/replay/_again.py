@@ -9,8 +9,8 @@ from typing import Any
 
 from edgeserve._core.checks import check_ms
 from edgeserve._core.plans import ComputePlan, Plan
+from edgeserve._log.head import Head
 from edgeserve._log.reading import Block, LoggedRun
-from edgeserve._log.records import Head
 from edgeserve._payload import Gate
 from edgeserve._task import bind_sources
 from edgeserve.errors import UsageError

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.step import Fate
 from edgeserve._extras import require
+from edgeserve._log.head import Head
 from edgeserve._log.reading import Block
 from edgeserve._log.records import (
     KINDS,
@@ -23,7 +23,6 @@ from edgeserve._log.records import (
     Ended,
     GateRaised,
     GivenUp,
-    Head,
     Lost,
     Output,
     Ran,
@@ -38,6 +37,7 @@ from edgeserve._log.records import (
 )
 from edgeserve.replay._reaching import reached_ms
 from edgeserve.replay._rows import FAILED, PACED, RAN, WAITED, Examples, Ids, NotSent, Predictions, Sendings, Steps
+from edgeserve.replay._wall import Wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +62,6 @@ _WITH_ERROR = tuple(map(FATES.index, WITH_ERROR))
 # What a task ran on where the record of that is lost, or in a file that is gone: the number of no example.
 _UNKNOWN = (-1,)
 
-# Clocks are read in whole ms: below this, two blocks differ by nothing but that.
-SAME_CLOCK_MS = 2.0
-
 
 class Logged(Protocol):
     """A run, from files or made again."""
@@ -75,25 +72,6 @@ class Logged(Protocol):
 
     def blocks(self) -> Iterator[Block]:
         """Its records, in order."""
-
-
-@dataclass
-class Wall:
-    """Tells steady times in ms since the epoch.
-
-    Attributes:
-        offset_ms: What is added to them.
-    """
-
-    offset_ms: float | None = None
-
-    def meet(self, block: Block) -> float:
-        """The offset at a block: the largest there was, as clocks are read rounded down, unless the clock was set."""
-        offset_ms = block.wall_ms - block.steady_ms
-        known = self.offset_ms
-        if known is None or abs(offset_ms - known) > SAME_CLOCK_MS or offset_ms > known:
-            self.offset_ms = known = offset_ms
-        return known
 
 
 class Columns:

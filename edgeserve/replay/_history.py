@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from edgeserve._core.ids import ID_SIZE
 from edgeserve._core.plans import BatchPlan, ComputePlan, FlowPlan, Plan
 from edgeserve._core.step import Example, Fate, Parcel
+from edgeserve._log.head import Head
 from edgeserve._log.reading import LoggedRun
 from edgeserve._log.records import (
     KINDS,
@@ -21,7 +22,6 @@ from edgeserve._log.records import (
     Fetched,
     GateRaised,
     GivenUp,
-    Head,
     Lost,
     Output,
     Ran,
@@ -31,7 +31,7 @@ from edgeserve._log.records import (
     Settled,
 )
 from edgeserve.errors import UsageError
-from edgeserve.replay._columns import SAME_CLOCK_MS, Wall
+from edgeserve.replay._wall import SAME_CLOCK_MS, Wall
 
 _PLANS: Mapping[str, type[Any]] = {plan.kind: plan for plan in (ComputePlan, FlowPlan, BatchPlan)}
 

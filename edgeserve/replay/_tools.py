@@ -10,7 +10,7 @@ from edgeserve._cascading import Answers, Gates
 from edgeserve._core.flows import DATA
 from edgeserve._core.ids import DerivedIds
 from edgeserve._core.step import Job, Outcome, Unit
-from edgeserve._log.records import Head
+from edgeserve._log.head import Head
 from edgeserve._payload import Gate
 from edgeserve._ports import OutGate, Values, Work
 from edgeserve._route import DEFAULT_FTP_PATH, KeptOutputs, RoutePolicy

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from edgeserve._core.clock import Now
-from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NearestJoin, NoJoin
+from edgeserve._core.join import Join, JoinPolicy, LatestJoin, NoJoin
 from edgeserve._core.ledger import Ledger
+from edgeserve._core.nearest_join import NearestJoin
 from edgeserve._core.step import Decision, Example, Fate, Parcel
 
 START_MS = 1_700_000_000_000

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from edgeserve._core.clock import Now
-from edgeserve._core.join import JoinPolicy, NearestJoin
+from edgeserve._core.join import JoinPolicy
+from edgeserve._core.nearest_join import NearestJoin
 from edgeserve._core.step import Decision, Example, Fate
 
 _ids = itertools.count()

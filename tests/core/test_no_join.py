@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edgeserve._core.clock import Now
-from edgeserve._core.join import JoinPolicy, LatestJoin, NearestJoin, NoJoin
+from edgeserve._core.join import JoinPolicy, LatestJoin, NoJoin
 from edgeserve._core.ledger import Ledger
+from edgeserve._core.nearest_join import NearestJoin
 from edgeserve._core.step import Example, Parcel
 
 ONE = {"only": "only"}

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import edgeserve
 from edgeserve import Compute, DataSource, Materialize, replay
+from edgeserve._log.head import Head
 from edgeserve._log.reading import find_runs
-from edgeserve._log.records import ARRIVED, SENT, Arrived, Head
+from edgeserve._log.records import ARRIVED, SENT, Arrived
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
 from edgeserve.replay._clocks import ClockPair, tell_clocks

@@ -23,9 +23,10 @@ from edgeserve._core.clock import SYSTEM_CLOCK, Now, SystemClock
 from edgeserve._core.step import Example, Parcel
 from edgeserve._log import writer
 from edgeserve._log.folder import LogFiles, LogFolder
+from edgeserve._log.head import Head
 from edgeserve._log.reading import find_runs
 from edgeserve._log.recording import StepLog
-from edgeserve._log.records import ENDED, FETCHED, Arrived, Head, Lost, Ran, ServedMany
+from edgeserve._log.records import ENDED, FETCHED, Arrived, Lost, Ran, ServedMany
 from edgeserve.replay._columns import Columns
 from tests.broker.workers import ROOT, until
 from tests.replay.pipelines import compute, pass_on, said, send

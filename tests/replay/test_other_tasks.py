@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Model, UsageError, replay
-from edgeserve._log.records import ANEW, ASKED, DECIDED, Arrived, Head
+from edgeserve._log.head import Head
+from edgeserve._log.records import ANEW, ASKED, DECIDED, Arrived
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History, record_of, without_payloads
 from edgeserve.testing import memory_broker

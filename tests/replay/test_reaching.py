@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeserve import Compute, DataSource, Materialize, replay, run
-from edgeserve._log.records import Head
+from edgeserve._log.head import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._reaching import reached_ms
 from edgeserve.testing import end_memory_broker, memory_broker

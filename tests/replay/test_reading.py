@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import edgeserve
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Materialize, Model, UsageError, replay
+from edgeserve._log.head import Head
 from edgeserve._log.reading import Block
-from edgeserve._log.records import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve._operator import Operator
 from edgeserve.replay._columns import Columns

@@ -15,6 +15,7 @@ from edgeserve import BatchModel, Compute, DataSource, Materialize, Model, repla
 from edgeserve._broker import connections
 from edgeserve._broker.base import Delivery
 from edgeserve._core.asking import Ask
+from edgeserve._log.head import Head
 from edgeserve._log.reading import LoggedRun
 from edgeserve._log.records import (
     ARRIVED,
@@ -25,7 +26,6 @@ from edgeserve._log.records import (
     Ended,
     Fetched,
     GivenUp,
-    Head,
     Ran,
     Record,
     ServedMany,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeserve import UsageError, replay
-from edgeserve._log.records import Head
+from edgeserve._log.head import Head
 from edgeserve._log.writer import pack_block, pack_head
 from edgeserve.replay._history import History
 from edgeserve.replay._log import ReplayLog

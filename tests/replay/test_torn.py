@@ -16,8 +16,8 @@ import pytest
 from edgeserve import Compute, DataSource, UsageError, replay
 from edgeserve._log import reading
 from edgeserve._log.folder import LogFolder
+from edgeserve._log.head import SCHEMA, Head
 from edgeserve._log.reading import LogFile, find_runs
-from edgeserve._log.records import SCHEMA, Head
 from edgeserve._log.writer import FORMAT, pack_block, pack_head
 from edgeserve.cli.replay_report import Report
 from edgeserve.testing import end_memory_broker, memory_broker

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby, islice
-from operator import attrgetter
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from edgeserve._broker.base import Delivery, Share
@@ -17,7 +15,7 @@ from edgeserve._broker.local.position import Position
 from edgeserve._broker.local.session import Lifeline, Session
 from edgeserve._broker.local.settling import Settled, Settling
 from edgeserve._broker.local.subscription import Assigned, Evicted, Turn
-from edgeserve._broker.local.topic import AT_ONCE, Stored, Topic, properties_of
+from edgeserve._broker.local.topic import Stored, Topic, properties_of
 from edgeserve._core.clock import pause_ms, steady_ms
 from edgeserve._logging import Seldom, logger
 from edgeserve.errors import BrokerError, UsageError
@@ -221,7 +219,7 @@ class LocalConsumer:
     def _fetch(self, turn: Turn, sources: Mapping[int, Topic]) -> Sequence[Delivery]:
         found: list[Delivery] = []
         size, seen_id = 0, turn.position.after_id
-        for topic_id, batch in _in_batches(turn.mine):
+        for topic_id, batch in turn.batches():
             if size >= _MOST_BYTES:
                 break
             stored = sources[topic_id].messages([assigned.seq for assigned in batch])
@@ -394,10 +392,3 @@ class LocalConsumer:
             self._recover(error)
             return False
         return True
-
-
-def _in_batches(mine: Sequence[Assigned]) -> Iterator[tuple[int, Sequence[Assigned]]]:
-    """Runs of one topic, as long as can be fetched at once."""
-    for topic_id, run in groupby(mine, key=attrgetter("topic_id")):
-        while batch := list(islice(run, AT_ONCE)):
-            yield topic_id, batch

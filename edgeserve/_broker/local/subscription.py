@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from edgeserve._broker.local.database import Database, Durability, Schema
 from edgeserve._broker.local.handout import Member
 from edgeserve._broker.local.position import Position
 from edgeserve._broker.local.settling import Settled
-from edgeserve._broker.local.topic import Topic
+from edgeserve._broker.local.topic import AT_ONCE, Topic
 from edgeserve.errors import UsageError
 
 _SCHEMA = Schema(
@@ -71,6 +73,12 @@ class Turn(NamedTuple):
     position: Position
     seen_id: int
     has_more: bool
+
+    def batches(self) -> Iterator[tuple[int, Sequence[Assigned]]]:
+        """What is to be fetched, in runs of one topic, as long as can be fetched at once."""
+        for topic_id, run in groupby(self.mine, key=attrgetter("topic_id")):
+            while batch := list(islice(run, AT_ONCE)):
+                yield topic_id, batch
 
 
 class Progress(NamedTuple):

@@ -1,14 +1,12 @@
-"""`DataSource` sends what a stream yields; its relatives bring their own streams."""
+"""`DataSource` sends what a stream yields."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, Literal
 
 from edgeserve._broker.base import Producer
@@ -35,17 +33,11 @@ from edgeserve._topics import one_topic
 from edgeserve._tracing import Makes, source_tracing
 from edgeserve.address import Address, parse_address
 from edgeserve.errors import UsageError
-from edgeserve.gates import csv_row_out, text_out
-from edgeserve.routing.fetching import Fetching
 from edgeserve.routing.store import PayloadStore, check_store
-from edgeserve.sources import CameraId, Captured, camera_frames, time_series, video_frames
-
-__all__ = ["CameraSource", "CodeSource", "DataSource", "SimulateTimeSeries", "SimulateVideoWithTimestamps"]
-
 
 _IDS_AT_ONCE = 64
 _SPOOL_BYTES = 1 << 30
-_STORE_ABOVE_BYTES = 32 * 1024
+STORE_ABOVE_BYTES = 32 * 1024
 
 Overflow = Literal["block", "drop_oldest", "spool"]
 
@@ -117,7 +109,7 @@ class DataSource(Operator[bytes]):
         spool_max_bytes: int = _SPOOL_BYTES,
         packing: bool | None = None,
         store: PayloadStore | None = None,
-        store_above_bytes: int = _STORE_ABOVE_BYTES,
+        store_above_bytes: int = STORE_ABOVE_BYTES,
         clock: Clock | None = None,
         close_timeout_ms: int = 10_000,
     ) -> None:
@@ -292,202 +284,3 @@ class DataSource(Operator[bytes]):
     def _tell_the_end(self) -> None:
         self._tell_unstored()
         super()._tell_the_end()
-
-
-class CodeSource(DataSource):
-    """Sends scripts, as text. With a key they are signed, and a `Worker` that has it runs them; without, none does.
-
-    Args:
-        stream: Any iterable of str. With a key, an item that is but a URL of a known scheme stands for the script that
-            is there: it is fetched once, to be signed, and the URL travels.
-        pulsar_node, gate, topic: As for `DataSource`; the default gate encodes as UTF-8.
-        log_path, log_filename, log_verbose: As for `DataSource`.
-        key: What the scripts are signed with: 16 bytes or more, 32 random ones at best (`secrets.token_bytes(32)`).
-            Whoever has it can run code on the nodes of its workers. None: nothing is signed.
-        store: Where scripts are kept, so that only their URLs and signatures travel; None sends them whole.
-        store_above_bytes: What is no larger than this travels whole all the same.
-        fetching: How items that are URLs are fetched to be signed.
-        clock: Where time is read; None for the machine's clocks.
-
-    Raises:
-        UsageError, BrokerError, BrokerUnreachable, PayloadNotStored: As for `DataSource`.
-        PayloadUnavailable: Raised by a step whose item is a URL of what can't be fetched.
-    """
-
-    def __init__(
-        self,
-        stream: Iterable[Any],
-        pulsar_node: Address,
-        gate: Gate | None = text_out,
-        topic: str = "src",
-        *,
-        log_path: LogPath = None,
-        log_filename: str | None = None,
-        log_verbose: bool = False,
-        key: bytes | None = None,
-        store: PayloadStore | None = None,
-        store_above_bytes: int = _STORE_ABOVE_BYTES,
-        fetching: Fetching | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        options: dict[str, Any] = {"store": store, "store_above_bytes": store_above_bytes}
-        sealing = None
-        if key is not None:
-            sealing = Sealing(key, one_topic(topic), **options, fetching=fetching)
-            options = {"packing": False}  # workers that share a topic share it message by message
-        elif fetching is not None:
-            raise UsageError("fetching= is for scripts that are fetched to be signed: give a key=")
-        super().__init__(
-            stream,
-            pulsar_node,
-            "code-source",
-            gate,
-            topic,
-            log_path,
-            log_filename,
-            log_verbose=log_verbose,
-            clock=clock,
-            **options,
-        )
-        if sealing is not None:
-            self._sealing = sealing
-            self._parts.callback(self._close_flushed, sealing)
-
-
-class _CapturedSource(DataSource):
-    """A source that brings its own stream, whose items know when they were captured."""
-
-    def __init__(
-        self,
-        stream: Generator[Captured[Any], None, None],
-        pulsar_node: Address,
-        source_id: str,
-        gate: Gate,
-        topic: str,
-        log: LogTarget,
-    ) -> None:
-        def gate_of_item(item: Captured[Any]) -> Any:
-            return gate(item.value)
-
-        super().__init__(
-            stream,
-            pulsar_node,
-            source_id,
-            gate_of_item,
-            topic,
-            log.path,
-            log.filename,
-            log_verbose=log.verbose,
-            event_time=attrgetter("capture_ms"),
-        )
-        self._parts.callback(_close_stream, stream)
-
-
-class CameraSource(_CapturedSource):
-    """Writes a camera's frames as JPEG into a folder that is served, and sends their URLs.
-
-    Args:
-        pulsar_node, source_id, gate, topic: As for `DataSource`; the gate gets the URL (str).
-        local_ftp_path: The folder for the frames; it is made where there is none.
-        global_ftp_path: The URL under which others find that folder.
-        width: Pixels.
-        height: Pixels.
-        cam_id: OpenCV's index of a camera, a device, the URL of a stream, or a video file.
-        log_path, log_filename, log_verbose: As for `DataSource`.
-
-    Raises:
-        UsageError: An argument is wrong; the first step raises it if the camera can't be opened.
-        MissingExtra: OpenCV is not installed; raised by the first step.
-    """
-
-    def __init__(
-        self,
-        pulsar_node: Address,
-        local_ftp_path: str,
-        global_ftp_path: str,
-        width: int,
-        height: int,
-        source_id: str,
-        gate: Gate | None = None,
-        topic: str = "src",
-        cam_id: CameraId = 0,
-        *,
-        log_path: LogPath = None,
-        log_filename: str | None = None,
-        log_verbose: bool = False,
-    ) -> None:
-        frames = camera_frames(local_ftp_path, global_ftp_path, width, height, cam_id)
-        log = LogTarget(log_path, log_filename, log_verbose)
-        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic, log)
-
-
-class SimulateVideoWithTimestamps(_CapturedSource):
-    """Sends the frames that a video shows at given times, as `CameraSource` does, at the intervals between the times.
-
-    Args:
-        timestamps: Positions in the video, in seconds, not decreasing.
-        pulsar_node, local_ftp_path, global_ftp_path, width, height, source_id, gate, topic: As for `CameraSource`.
-        cam_id: A video file, or a camera.
-        log_path, log_filename, log_verbose: As for `DataSource`.
-
-    Raises:
-        UsageError: An argument is wrong; the first step raises it if the video can't be opened.
-        MissingExtra: OpenCV is not installed; raised by the first step.
-    """
-
-    def __init__(
-        self,
-        timestamps: Sequence[float],
-        pulsar_node: Address,
-        local_ftp_path: str,
-        global_ftp_path: str,
-        width: int,
-        height: int,
-        source_id: str,
-        gate: Gate | None = None,
-        topic: str = "src",
-        cam_id: CameraId = 0,
-        *,
-        log_path: LogPath = None,
-        log_filename: str | None = None,
-        log_verbose: bool = False,
-    ) -> None:
-        frames = video_frames(timestamps, local_ftp_path, global_ftp_path, width, height, cam_id)
-        log = LogTarget(log_path, log_filename, log_verbose)
-        super().__init__(frames, pulsar_node, source_id, text_out if gate is None else gate, topic, log)
-
-
-class SimulateTimeSeries(_CapturedSource):
-    """Sends the rows of a CSV file at the intervals that its first column says, whatever a step took.
-
-    Args:
-        filename: A CSV file in UTF-8 whose first column is seconds; a line of column names may come first.
-        pulsar_node, source_id, topic: As for `DataSource`.
-        gate: Gets the row's values after the first column, a list of str. None: they are sent as a line of CSV.
-        log_path, log_filename, log_verbose: As for `DataSource`.
-
-    Raises:
-        UsageError: An argument is wrong; a step raises it for a line that is no such row, with the line's number.
-    """
-
-    def __init__(
-        self,
-        filename: str | os.PathLike[str],
-        pulsar_node: Address,
-        source_id: str,
-        gate: Gate | None = None,
-        topic: str = "src",
-        *,
-        log_path: LogPath = None,
-        log_filename: str | None = None,
-        log_verbose: bool = False,
-    ) -> None:
-        log = LogTarget(log_path, log_filename, log_verbose)
-        gate = csv_row_out if gate is None else gate
-        super().__init__(time_series(filename), pulsar_node, source_id, gate, topic, log)
-
-
-def _close_stream(stream: Generator[Any, None, None]) -> None:
-    # A step that was abandoned may still be inside it; it is then closed with the process.
-    with suppress(ValueError):
-        stream.close()
