@@ -80,7 +80,18 @@ def captured_at(record: Sequence[Any], shift_ms: int) -> list[Any]:
     return changed
 
 
-def moved(path: Path, into: Path, hosts: Mapping[str, str], ahead_ms: Mapping[str, int]) -> ReplayLog:
+def handed_over_later(record: Sequence[Any], late_s: float) -> list[Any]:
+    """A record of a source that was held up for so long before it noted that it had handed an example over."""
+    changed = list(record)
+    if changed[0] == SENT:
+        changed[1] = list(changed[1])
+        changed[1][4::6] = [handed_s + late_s for handed_s in changed[1][4::6]]
+    return changed
+
+
+def moved(
+    path: Path, into: Path, hosts: Mapping[str, str], ahead_ms: Mapping[str, int], *, late_s: float = 0
+) -> ReplayLog:
     """The logs as if the operators had run on these hosts, with clocks that are so far ahead."""
     captures_ms = ahead_ms.get(hosts["cam"], 0)
     into.mkdir()
@@ -90,7 +101,7 @@ def moved(path: Path, into: Path, hosts: Mapping[str, str], ahead_ms: Mapping[st
         head = Head(**{**vars(run.head), "host": host, "started_ms": run.head.started_ms + shift_ms})
         parts = [pack_head(head)]
         for block in run.blocks():
-            records = [captured_at(record, captures_ms) for record in block.records]
+            records = [handed_over_later(captured_at(record, captures_ms), late_s) for record in block.records]
             parts.append(pack_block(block.wall_ms + shift_ms, block.steady_ms, records))
         (into / f"{number}.log").write_bytes(b"".join(parts))
     return replay.load(into)
@@ -146,6 +157,13 @@ def test_where_messages_went_both_ways_times_are_as_by_one_clock(recorded: Path,
         assert (made[name] - true[name] - reference).abs().max() <= error_ms
     parts = made[["transfer_ms", "queueing_ms", "compute_ms"]].sum(axis="columns")
     assert (parts - made["timeliness_ms"]).abs().max() < 1e-6
+
+
+def test_a_source_that_notes_late_what_has_arrived_by_then_does_not_mislead(recorded: Path, tmp_path: Path) -> None:
+    (pair,) = moved(recorded, tmp_path / "moved", BOTH_WAYS, {"there": 5000}, late_s=1).clocks
+    assert pair.offset_ms is not None
+    assert pair.error_ms is not None
+    assert abs(pair.offset_ms - 5000) <= pair.error_ms + 2, "clocks are read in whole ms"
 
 
 def test_where_the_first_host_is_the_other_one_captures_are_brought_to_its_clock(
