@@ -33,14 +33,15 @@ def set_in_flight(max_sends: int) -> None:
 
     There is no option for it: the defaults are replaced in the place that has them.
     """
-    from edgeserve import data_source
     from edgeserve._broker import outbox
     from edgeserve._broker.in_flight import MAX_UNCONFIRMED, InFlight
+    from edgeserve.data_source import stream
 
     def limits(max_examples: int = MAX_UNCONFIRMED) -> InFlight:
         return InFlight(max_sends, max(max_examples, 1000 * max_sends))
 
-    for module in (outbox, data_source):
+    for module in (outbox, stream):
+        assert module.InFlight is InFlight, f"{module.__name__} has its limits from elsewhere"  # type: ignore[attr-defined]
         module.InFlight = limits  # type: ignore[attr-defined]
 
 

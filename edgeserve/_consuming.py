@@ -240,8 +240,7 @@ class Consuming(Receiving[T]):
             self._inbox.ask(decision.asked)
 
     def _wait(self) -> bool:
-        """Wait for a message or a moment, once all is told and released that there is."""
-        self._raise_failure()
+        self._raise_failure()  # before a wait that may be long
         self._release(())  # the last of a message may have raised
         return super()._wait()
 

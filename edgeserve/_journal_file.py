@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -33,17 +34,19 @@ def open_journal(
     Raises:
         EdgeServeError: The file can't be opened.
     """
-    path: str | Path = ":memory:"
+    name = hashlib.sha256(repr(owner).encode("utf-8", "replace")).hexdigest()[:24]
+    path = ":memory:" if in_memory else data_folder() / folder / f"{name}.db"
     try:
-        if not in_memory:
-            name = hashlib.sha256(repr(owner).encode("utf-8", "replace")).hexdigest()[:24]
-            path = data_folder() / folder / f"{name}.db"
+        if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        # Statements are transactions of their own unless one is begun.
-        database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA journal_mode = WAL").fetchall()
-        database.execute(f"PRAGMA synchronous = {synchronous}")
-        database.executescript(schema)
+        with ExitStack() as opening:  # closes it when the rest fails
+            # Statements are transactions of their own unless one is begun.
+            database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            opening.callback(database.close)
+            database.execute("PRAGMA journal_mode = WAL").fetchall()
+            database.execute(f"PRAGMA synchronous = {synchronous}")
+            database.executescript(schema)
+            opening.pop_all()
     except (OSError, sqlite3.Error) as error:
         raise EdgeServeError(f"{purpose} in {path}: {error}") from error
     return database

@@ -23,7 +23,7 @@ _OPENED_AT_ONCE = 32
 
 
 class Receiving(Operator[T]):
-    """The base of operators that receive, below what they do with what has come."""
+    """Waits for messages and opens them; `Consuming` says what a step does with what was in them."""
 
     # When to step again without an arrival: as something is to be served, and as it is to be looked at.
     _wake_steady_ms: float | None = None
@@ -54,11 +54,14 @@ class Receiving(Operator[T]):
 
     @abstractmethod
     def _raise_failure(self) -> None:
-        """Raise what sending failed with."""
+        """Raise what failed in the background, if anything has."""
 
     @abstractmethod
     def _begin_tenure(self) -> None:
-        """Begin with the subscription, or begin anew, as others had it meanwhile."""
+        """Begin with the subscription, or, if `_tenure` is not None, anew, as others had it since that tenure.
+
+        `_tenure` becomes the new one afterwards; if this raises, it is asked again.
+        """
 
     def _answer_asks(self) -> None:
         """Give back what other replicas wait for."""

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar, cast
 
 from edgeserve._broker.base import MAX_MESSAGE_BYTES, Message, Producer
 from edgeserve._broker.in_flight import Failures, InFlight
-from edgeserve._broker.shipping import NO_MARKS, Leaving, Shipper, take
+from edgeserve._broker.shipping import NO_MARKS, Leaving, Shipper, take_what_leaves
 from edgeserve._core import packs
 from edgeserve._core.clock import steady_ms
 from edgeserve._core.packs import Entry
@@ -292,7 +292,7 @@ class Outbox(Generic[Token]):
                 # Whoever drains goes on until nothing may leave, so that one thread at a time keeps the order.
                 if not self._may_leave():
                     return
-                leaving = take(self._waiting, self._tokens, self._max_pack_bytes)
+                leaving = take_what_leaves(self._waiting, self._tokens, self._max_pack_bytes)
                 self._waiting_bytes -= leaving.size
                 self._sends += 1
                 self._is_draining = True

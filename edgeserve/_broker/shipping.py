@@ -34,8 +34,11 @@ class Leaving(Generic[Token]):
         self.size = size
 
 
-def take(waiting: deque[Entry | Message], tokens: deque[Token], max_bytes: int) -> Leaving[Token]:
-    """Take out what waits first, and what after it fits into one pack of `max_bytes` with it."""
+def take_what_leaves(waiting: deque[Entry | Message], tokens: deque[Token], max_bytes: int) -> Leaving[Token]:
+    """Take out what waits first, and what after it fits into one pack of `max_bytes` with it, each with its token.
+
+    The caller holds the lock that keeps the two in step.
+    """
     first = waiting.popleft()
     what, size = [first], len(first[0])
     if not isinstance(first, Message):
@@ -70,7 +73,7 @@ class Shipper:
         """Send a message of its own, or examples; `confirmed` is called once, with the first error if any was refused.
 
         Raises:
-            PayloadTooLarge, BrokerError: As the producer's; nothing was sent.
+            PayloadTooLarge, UsageError, BrokerError: As `Producer.send`; nothing was sent.
         """
         first = what[0]
         if isinstance(first, Message):

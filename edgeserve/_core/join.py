@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Protocol
 
 from edgeserve._core.checks import check_ms
 from edgeserve._core.clock import Now
 from edgeserve._core.pacing import Pace
 from edgeserve._core.step import Decision, Example, Fate, Job
-
-_capture_ms = attrgetter("capture_ms")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Signed scripts: what travels of a script that may run on other nodes, and whether it is what its sender signed.
 
-The payload of the example is `MAGIC` and one msgpack map:
+The payload of the example is `MAGIC` and one msgpack map, in this order and with each value in its shortest form:
 
     signed_ms   when it was signed, ms since the epoch
     sha256      SHA-256 of the script's bytes, 32 bytes
@@ -107,8 +107,8 @@ def unpack_signed(payload: bytes) -> Signed:
         raise ScriptRefused(f"it is damaged: its {places[0]} is none")
     signed = Signed(**fields)
     if signed.packed() != payload:
-        # The same values can be written in other ways, which no sender does.
-        raise ScriptRefused("it was altered: it is not written as its sender writes it")
+        # The values may be those that were signed; but no byte may differ from what was sent.
+        raise ScriptRefused("it is not written as a sender writes it: in another order, or with values in longer forms")
     return signed
 
 

@@ -213,7 +213,8 @@ class Sent(NamedTuple):
         id: The example's id.
         capture_ms: When it was captured, ms since the epoch.
         taken_steady_ms: When the stream yielded it.
-        handed_steady_s: When it was handed over: later where sending had to wait. In seconds, as it costs less.
+        handed_steady_s: When it had been handed over: later where sending had to wait, and it may have arrived before
+            that is noted. In seconds, as it costs less.
         size: Its payload's bytes, as it travels.
     """
 

@@ -83,7 +83,7 @@ class Columns:
     Attributes:
         head: What it is the run of.
         examples: What it received.
-        received_ms, reached_ms, capture_ms: Of each of these.
+        publish_ms, received_ms, reached_ms, capture_ms: Of each of these.
         fate, fate_ms, uses: What became of each, when, and how often it was used.
         errors: Why an example was given up, or is malformed, by its row.
         steps: What was decided and run.
@@ -267,6 +267,7 @@ class Columns:
         self._first = np.array(into.first, dtype=np.int64)
         self._row = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._message = np.repeat(np.arange(len(counts)), counts)
+        self.publish_ms = self.of_message(into.publish_ms)
         self.received_ms = self.of_message(into.received_ms)
         self.reached_ms = self.of_message(self._reached_ms())
         self.capture_ms: NDArray[Any] = np.frombuffer(into.capture_ms, dtype=np.int64)

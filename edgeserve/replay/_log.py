@@ -36,7 +36,7 @@ class ReplayLog:
             it, at `settled_ms` (missing: it is held), `error` what was raised if it was given up, or why it is
             malformed; `uses` how often something came of it.
         sent: A row for each example that a source sent. `taken_ms` is when its stream yielded it, `handed_ms` when it
-            was handed over to be sent.
+            had been handed over to be sent: where the source was held up just then, after it arrived.
         steps: A row for each step of an operator. `trigger_id` is the example that arrived (missing: a moment that was
             waited for), `outcome` what was decided: `'ran'`, `'failed'`, `'waits for a match'`, `'waits for its time'`
             (`min_interval_ms`, a batch, `max_wait_ms`), or the fate of the example. Where the task ran, `input_ids` is
@@ -88,10 +88,11 @@ class ReplayLog:
             self.predictions["is_right"] = pandas.array(said, dtype="boolean")
 
     def origins(self) -> pd.DataFrame:
-        """What senders say of examples: `example_id`, `clock_shift_ms`, and, if it was a source, `handed_ms`."""
+        """What senders say of examples: `example_id`, `clock_shift_ms`, and a source `taken_ms` and `handed_ms`."""
         pandas = require("pandas", "replay", PURPOSE)
-        columns = ["example_id", "handed_ms", "clock_shift_ms"]
-        made = self.predictions.rename(columns={"output_id": "example_id"}).assign(handed_ms=float("nan"))
+        columns = ["example_id", "taken_ms", "handed_ms", "clock_shift_ms"]
+        unknown = {"taken_ms": float("nan"), "handed_ms": float("nan")}
+        made = self.predictions.rename(columns={"output_id": "example_id"}).assign(**unknown)
         tables = [each[columns] for each in (self._origins, made) if len(each)]
         return pandas.concat(tables, ignore_index=True) if tables else self._origins
 

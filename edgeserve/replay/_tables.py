@@ -42,7 +42,7 @@ class Tables(NamedTuple):
 def make_tables(runs: list[Columns], clocks: Clocks, known: pd.DataFrame | None = None) -> Tables:
     """Put the runs of operators together. They are taken out of the list, so that there is memory for their tables.
 
-    `known` is what another log knows of the examples: `example_id`, `handed_ms` and `clock_shift_ms`.
+    `known` is what another log knows of the examples: `example_id`, `taken_ms`, `handed_ms` and `clock_shift_ms`.
 
     Raises:
         MissingExtra: pandas or pyarrow is not installed.
@@ -128,7 +128,7 @@ class _Maker:
             flow_id=self._flows(each.flow_ids, len(each)),
             topic=self._words(run.of_message(each.topic), list(each.topics)),
             capture_ms=run.capture_ms,
-            publish_ms=run.of_message(each.publish_ms),
+            publish_ms=run.publish_ms,
             reached_ms=run.reached_ms + shift_ms,
             received_ms=run.received_ms + shift_ms,
             settled_ms=self._known(run.fate_ms + shift_ms),

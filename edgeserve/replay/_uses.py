@@ -32,7 +32,7 @@ def follow_up(made: pd.DataFrame, uses: pd.DataFrame, sent: pd.DataFrame) -> tup
     Args:
         made: What operators made, or did not send.
         uses: What sinks took.
-        sent: What sources sent: `handed_ms`, and `clock_shift_ms`, which brings capture times to one clock.
+        sent: What sources sent: `taken_ms`, `handed_ms`, and `clock_shift_ms`, which brings capture times to one clock.
     """
     predictions = made[made["output_id"].notna()].reset_index(drop=True)
     ways = _Ways(predictions, sent)
@@ -118,10 +118,13 @@ class _Ways:
         predictions that they are, -1 for what no operator of the log made; `sendings` those of sources, likewise.
         """
         np = self._np
-        handed_ms = _taken(numbers(self._sent["handed_ms"]), sendings)
-        handed_ms = np.where(np.isnan(handed_ms), captured_ms, handed_ms)
-        left_ms = np.where(parents >= 0, _taken(self.finished_ms, parents), handed_ms)
+        taken_ms, handed_ms = (_taken(numbers(self._sent[name]), sendings) for name in ("taken_ms", "handed_ms"))
+        is_unknown = np.isnan(handed_ms)
+        taken_ms, handed_ms = np.where(is_unknown, captured_ms, (taken_ms, handed_ms))
         reached_ms = numbers(rows["reached_ms"])
+        # What a source has handed over may arrive before the source notes the time.
+        handed_ms = np.clip(reached_ms, taken_ms, handed_ms)
+        left_ms = np.where(parents >= 0, _taken(self.finished_ms, parents), handed_ms)
         too_early = (reached_ms < left_ms) & (reached_ms >= left_ms - _PUBLISHED_WITHIN_MS)
         reached_ms = np.where(too_early, left_ms, reached_ms)
         before_ms = np.where(parents >= 0, 0.0, left_ms - captured_ms)

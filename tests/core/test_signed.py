@@ -118,7 +118,7 @@ def test_the_same_values_written_in_another_way_are_refused() -> None:
     for other in (as_signed_number, in_another_order):
         assert other != packed
         assert msgpack.unpackb(other[len(MAGIC) :]) == fields
-        with pytest.raises(ScriptRefused, match="not written as its sender writes it"):
+        with pytest.raises(ScriptRefused, match="not written as a sender writes it"):
             unpack_signed(other)
 
 
