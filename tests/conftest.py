@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgeserve.address import LocalAddress, PulsarAddress, parse_address
 from tests.apache_pulsar import ApachePulsar, version_at
@@ -33,6 +34,10 @@ ABILITIES: dict[str, frozenset[Ability]] = {
     "local": frozenset({Ability.KEEPS_A_KEY_TOGETHER_AT_A_HANDOVER}),
     "apache": frozenset(),
 }
+
+# How long an example takes says nothing on a machine that does other things besides.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _started = pytest.StashKey[tuple[ApachePulsar, "tempfile.TemporaryDirectory[str]"]]()
 

@@ -426,7 +426,7 @@ def test_mutated_bytes_are_read_rightly_or_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 @given(st.binary(max_size=200))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes_are_read_rightly_or_refused(name: str, data: bytes) -> None:
     with contextlib.suppress(DECODERS[name].errors):
         DECODERS[name].read(data)

@@ -423,7 +423,7 @@ class Random:
             yield Block(1000, 0.0, self._records[at : at + self._cut])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.builds(
         Random,
