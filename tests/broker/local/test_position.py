@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -13,11 +15,11 @@ DELIVERIES = [(id_, id_ % 3) for id_ in range(1, 61)]
 
 
 @pytest.fixture
-def sql() -> sqlite3.Connection:
-    sql = sqlite3.connect(":memory:")
-    sql.execute("CREATE TABLE deliveries (id INTEGER PRIMARY KEY, topic INTEGER)")
-    sql.executemany("INSERT INTO deliveries VALUES (?, ?)", DELIVERIES)
-    return sql
+def sql() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as sql:
+        sql.execute("CREATE TABLE deliveries (id INTEGER PRIMARY KEY, topic INTEGER)")
+        sql.executemany("INSERT INTO deliveries VALUES (?, ?)", DELIVERIES)
+        yield sql
 
 
 def following(sql: sqlite3.Connection, position: Position, limit: int) -> list[tuple[int, int]]:

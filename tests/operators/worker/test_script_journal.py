@@ -98,8 +98,10 @@ def test_what_is_too_old_to_run_is_forgotten_and_never_runs_again() -> None:
     with pytest.raises(ScriptRefused, match="of what was signed until 5000 this worker has forgotten"):
         opened.start(ID, "m", 5000, 5000)  # the clock was turned back
     opened.close()
+    patient = journal(max_age_ms=10 * MAX_AGE_MS)
     with pytest.raises(ScriptRefused):
-        journal(max_age_ms=10 * MAX_AGE_MS).start(ID, "m", 5000, 6002)
+        patient.start(ID, "m", 5000, 6002)
+    patient.close()
 
 
 def test_a_worker_of_a_broker_in_memory_leaves_no_file(home: Path) -> None:
