@@ -94,9 +94,9 @@ import fcntl, subprocess, sys, time
 held = open({lock!r}, 'w')
 fcntl.flock(held, fcntl.LOCK_EX)
 subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], pass_fds=[held.fileno()])
+print('so far')
 with open({begun!r}, 'a') as file:
     file.write('begun' + chr(10))
-print('so far')
 {then}
 """
 
