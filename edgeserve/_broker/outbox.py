@@ -50,7 +50,7 @@ class Outbox(Generic[Token]):
         on_confirmed: Called with the tokens of what was stored, on a thread of the broker's.
         on_dropped: Called with the tokens of what made room; where it is given, a send never waits, and one more than
             the limits say may.
-        on_failed: Called with the tokens of what was refused, or had not left when the outbox was closed.
+        on_failed: Called with the tokens of what was refused, or had not left when the outbox was closed, and why.
         packing: Whether examples that had to wait leave as one message; else they do as messages of their own that
             are sent together.
         marks: What every message is marked with that is made of examples here.
@@ -64,7 +64,7 @@ class Outbox(Generic[Token]):
         on_confirmed: Callable[[Sequence[Token]], None],
         *,
         on_dropped: Callable[[Sequence[Token]], None] | None = None,
-        on_failed: Callable[[Sequence[Token]], None] | None = None,
+        on_failed: Callable[[Sequence[Token], Exception], None] | None = None,
         packing: bool = True,
         marks: Mapping[str, str] = NO_MARKS,
         limits: InFlight | None = None,
@@ -190,7 +190,8 @@ class Outbox(Generic[Token]):
 
     def _settle_alone(self) -> None:
         """Count out what was confirmed."""
-        tokens, failed = [], []
+        tokens: list[Token] = []
+        failed: list[tuple[Token, BrokerError]] = []
         with self._lock:
             while self._confirmed_alone:
                 token, size, error = self._confirmed_alone.popleft()
@@ -200,15 +201,16 @@ class Outbox(Generic[Token]):
                 if error is None:
                     tokens.append(token)
                 else:
-                    failed.append(token)
+                    failed.append((token, error))
                     self._failures.note(error, 1)
             if self._watchers:
                 self._changed.notify_all()
             has_waiting = bool(self._waiting)
         if has_waiting:
             self._drain()
-        if failed and self._on_failed is not None:
-            self._on_failed(failed)
+        if self._on_failed is not None:
+            for token, error in failed:
+                self._on_failed([token], error)
         if tokens:
             self._on_confirmed(tokens)
 
@@ -334,7 +336,7 @@ class Outbox(Generic[Token]):
             if self._watchers:
                 self._changed.notify_all()
         if error is not None and self._on_failed is not None:
-            self._on_failed(settled.tokens)
+            self._on_failed(settled.tokens, error)
 
     def _comes_again(self, leaving: Leaving[Token], error: Exception) -> bool:
         """Whether what was refused is a pack for whose size alone it was, and whose examples wait again."""
@@ -378,10 +380,11 @@ class Outbox(Generic[Token]):
             self._examples -= len(left)
             self._bytes -= self._waiting_bytes
             self._waiting_bytes = 0
+            reason = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
+            error = DeliveryError(reason, self._address)
             if left:
-                error = f"examples for topic {self._producer.topic!r} had not left within {timeout_ms} ms"
-                self._failures.note(DeliveryError(error, self._address), len(left))
+                self._failures.note(error, len(left))
         self._producer.close(max(0, int(until_ms - steady_ms())))
         if left and self._on_failed is not None:
-            self._on_failed(left)
+            self._on_failed(left, error)
         self.raise_failure()

@@ -67,10 +67,11 @@ class Observer:
 
     # Of both.
 
-    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None, error: BaseException | None = None) -> None:
         """Outputs that were told as made, or a source's examples as sent, were not stored after all.
 
-        `fate` is that of the source's examples; what outputs were made from has its own.
+        `fate` is that of the source's examples, and `error` why the broker does not have them; what outputs were made
+        from has its own.
         """
 
     def close(self, stats: Stats) -> None:
@@ -127,9 +128,9 @@ class _Several(Observer):
         for each in self.observers:
             each.asked(asked, now, decision)
 
-    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None, error: BaseException | None = None) -> None:
         for each in self.observers:
-            each.withdrawn(ids, fate)
+            each.withdrawn(ids, fate, error)
 
     def sent(
         self, example_id: bytes, capture_ms: int, taken_ms: float, payload: bytes, flow_id: bytes, *, is_url: bool

@@ -308,9 +308,9 @@ class StepLog(Observer):
             RECORD_BYTES + EXAMPLE_BYTES * (len(examples) + len(forgotten)) + len(reason),
         )
 
-    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None, error: BaseException | None = None) -> None:
         """Outputs were not stored after all."""
-        self._add(_withdrawn(ids, fate, self.steady_ms()), RECORD_BYTES + EXAMPLE_BYTES * len(ids))
+        self._add(*_withdrawn(ids, fate, self.steady_ms(), error))
 
     def began_anew(self) -> None:
         """Others had the subscription meanwhile."""
@@ -367,20 +367,29 @@ class SourceLog(Observer):
         """An item was dropped by the gate, or something raised."""
         number = self._count
         self._count = number + 1
-        reason = None if error is None else shortened(reason_of(error))
+        reason = _reason(error)
         self._add((UNSENT, number, fate.value, self.steady_ms(), reason), RECORD_BYTES + len(reason or ""))
 
-    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None) -> None:
+    def withdrawn(self, ids: Sequence[bytes], fate: Fate | None, error: BaseException | None = None) -> None:
         """Examples were not stored after all."""
-        self._add(_withdrawn(ids, fate, self.steady_ms()), RECORD_BYTES + EXAMPLE_BYTES * len(ids))
+        self._add(*_withdrawn(ids, fate, self.steady_ms(), error))
 
     def close(self, stats: Stats) -> None:
         """The source was closed."""
         self._records.close(_ended(self.steady_ms(), stats))
 
 
-def _withdrawn(ids: Sequence[bytes], fate: Fate | None, now_ms: float) -> tuple[Any, ...]:
-    return (WITHDRAWN, list(ids), fate.value if fate is not None else "", now_ms)
+def _reason(error: BaseException | None) -> str | None:
+    return None if error is None else shortened(reason_of(error))
+
+
+def _withdrawn(
+    ids: Sequence[bytes], fate: Fate | None, now_ms: float, error: BaseException | None
+) -> tuple[tuple[Any, ...], int]:
+    """The record, and about how many bytes it takes."""
+    reason = _reason(error)
+    record = (WITHDRAWN, list(ids), fate.value if fate is not None else "", now_ms, reason)
+    return record, RECORD_BYTES + EXAMPLE_BYTES * len(ids) + len(reason or "")
 
 
 def _ended(now_ms: float, stats: Stats) -> tuple[Any, ...]:

@@ -269,12 +269,14 @@ class Withdrawn(NamedTuple):
         ids: The ids of outputs, or of a source's examples.
         fate: What became of a source's examples; "" for outputs, whose inputs have fates of their own.
         steady_ms: When that was noted.
+        error: Why the broker does not have them.
     """
 
     kind: int
     ids: Sequence[bytes]
     fate: str
     steady_ms: float
+    error: str | None = None
 
 
 class Lost(NamedTuple):

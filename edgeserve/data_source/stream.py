@@ -134,7 +134,7 @@ class DataSource(Operator[bytes]):
         self._store = store
         self._store_above_bytes = store_above_bytes
         self._ids: list[bytes] = []
-        self._unstored: deque[bytes] = deque()
+        self._unstored: deque[tuple[Sequence[bytes], Exception]] = deque()
         self._gate = gate
         self._event_time = event_time
         self._ledger = Ledger()
@@ -266,10 +266,10 @@ class DataSource(Operator[bytes]):
         if self._drops:
             self._ledger.settle_some(len(ids), Fate.USED)
 
-    def _failed(self, ids: Sequence[bytes]) -> None:
+    def _failed(self, ids: Sequence[bytes], error: Exception) -> None:
         if self._drops:
             self._ledger.settle_some(len(ids), Fate.FAILED)
-        self._unstored.extend(ids)  # the broker's thread is here; the one that steps tells of it
+        self._unstored.append((ids, error))  # the broker's thread is here; the one that steps tells of it
 
     def _dropped(self, ids: Sequence[bytes]) -> None:
         self._ledger.settle_some(len(ids), Fate.EVICTED)
@@ -277,9 +277,10 @@ class DataSource(Operator[bytes]):
             observer.withdrawn(ids, Fate.EVICTED)
 
     def _tell_unstored(self) -> None:
-        ids = [self._unstored.popleft() for _ in range(len(self._unstored))]
-        if ids and (observer := self._observer) is not None:
-            observer.withdrawn(ids, Fate.FAILED)
+        while self._unstored:
+            ids, error = self._unstored.popleft()
+            if (observer := self._observer) is not None:
+                observer.withdrawn(ids, Fate.FAILED, error)
 
     def _tell_the_end(self) -> None:
         self._tell_unstored()

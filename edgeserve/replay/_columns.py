@@ -111,8 +111,8 @@ class Columns:
         self._given_back = array("q")
         # Why examples were given up, by number.
         self._reasons: dict[int, str] = {}
-        # What did not leave after all, by its id: what became of it, and when.
-        self._withdrawn: dict[bytes, tuple[str, float]] = {}
+        # What did not leave after all, by its id: what became of it, when, and why.
+        self._withdrawn: dict[bytes, tuple[str, float, str | None]] = {}
         # How many examples had come when the operator began anew, and when that was.
         self._anew: list[tuple[int, float]] = []
         wall = Wall()
@@ -250,7 +250,7 @@ class Columns:
         self.unsent.append(NotSent(each.fate, each.steady_ms + offset_ms, each.error))
 
     def _take_withdrawn(self, each: Withdrawn, offset_ms: float) -> None:
-        self._withdrawn.update(dict.fromkeys(each.ids, (each.fate, each.steady_ms + offset_ms)))
+        self._withdrawn.update(dict.fromkeys(each.ids, (each.fate, each.steady_ms + offset_ms, each.error)))
 
     def _take_lost(self, each: Lost, offset_ms: float) -> None:
         self.lost += each.records
@@ -296,8 +296,8 @@ class Columns:
         sent = self.sent
         for row in self._take_back(sent.ids).tolist():
             example_id = sent.ids.at(row)
-            fate, at_ms = self._withdrawn[example_id]
-            self.unsent.append(NotSent(fate, at_ms, id=example_id, capture_ms=sent.capture_ms[row]))
+            fate, at_ms, error = self._withdrawn[example_id]
+            self.unsent.append(NotSent(fate, at_ms, error, example_id, sent.capture_ms[row]))
 
     def _take_back(self, ids: Ids) -> NDArray[np.int64]:
         """Note that nothing has these ids which did not leave after all; where they were."""

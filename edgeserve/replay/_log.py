@@ -54,7 +54,7 @@ class ReplayLog:
             the table of predictions.
         drops: The examples that were received and not used, with their fates and errors; `waited_ms` since they had
             reached the node, `age_ms` since they were captured. And the items that sources did not send, which have
-            neither of these times; what the broker refused has no error.
+            neither of these times.
         runs: What each operator's log says of its run. One of them can be given where an operator is.
         clocks: What is known of each two hosts' clocks.
     """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from edgeserve import BatchCompute, BatchModel, Compute, DataSource, Materialize, Model, replay
@@ -203,6 +204,7 @@ def test_of_what_a_source_drops_to_make_room(manual: ManualBroker, logs: Path) -
     assert len(log.sent) == 9
     assert Counter(log.drops["fate"]) == {"evicted": 10, "failed": 1}
     assert log.drops["age_ms"].notna().all()
+    assert [each for each in log.drops["error"] if pandas.notna(each)] == ["DeliveryError: refused"]
     assert set(log.drops["example_id"]).isdisjoint(log.sent["example_id"])
 
 
@@ -217,6 +219,19 @@ def test_of_what_is_refused(manual: ManualBroker, logs: Path) -> None:
     source.close()
     log = replay.load(logs)
     assert (len(log.sent), log.drops["fate"].tolist()) == (1, ["failed"])
+    assert log.drops["error"].tolist() == ["DeliveryError: refused"]
+
+
+def test_of_what_has_not_left_when_the_source_is_closed(manual: ManualBroker, logs: Path) -> None:
+    source = DataSource([b"%d" % n for n in range(9)], memory_broker(), "s", log_path=logs, close_timeout_ms=50)
+    for _ in source:
+        pass
+    left = source.stats.unconfirmed - len(manual.unconfirmed)
+    assert left > 0, "some wait for those that are under way"
+    with pytest.raises(DeliveryError, match="had not left within 50 ms"):
+        source.close()
+    errors = [each for each in replay.load(logs).drops["error"] if "had not left within 50 ms" in each]
+    assert len(errors) == left
 
 
 def test_of_what_is_too_large_to_be_sent(broker: str, wire: Wire, logs: Path) -> None:
